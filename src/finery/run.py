@@ -169,39 +169,45 @@ class Run:
 # --- making and finding runs -----------------------------------------------------------------------------------------------
 
 
-def create_run(folder: Path, config: Config) -> Run:
-    """Make the run folder with its run.yaml. RunError where it holds another run or other files.
+@contextlib.contextmanager
+def new_run(folder: Path, config: Config) -> Iterator[Run]:
+    """Make the run folder with its run.yaml and own it. RunError where it holds another run or other files.
 
-    A run without a checkpoint has nothing to resume; the same command starts it anew.
+    A run without a checkpoint has nothing to resume: the same command starts it anew.
     """
     from finery.config.load import dump_config
 
     run = Run(folder)
-    if run.config_file.exists():
-        if run.is_owned():
-            raise RunError(
-                "this run is going on", str(folder), f"watch it with `finery runs {folder}` or give another `output`"
-            )
-        if run.finished or run.checkpoints():
-            state = "finished" if run.finished else f"{run.status().state} at step {step_of(run.checkpoints()[-1])}"
-            way_out = (
-                "give another `output`" if run.finished else f"go on with `finery resume {folder}`, or give another `output`"
-            )
-            if run.finished:
-                way_out += f", or train further with `finery resume {folder} epochs=...`"
-            raise RunError(f"the output folder holds a run already ({state}); nothing in it was changed", str(folder), way_out)
-        for old in (run.events_file, run.samples_file, run.log_file, run.ledger_file, run.environment_file, run.heartbeat_file):
-            old.unlink(missing_ok=True)
-    elif folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and not run.lock_file.exists() and any(folder.iterdir()):
         raise RunError(
             "the output folder holds files that are not a run", str(folder), "give another `output` or an empty folder"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.config_file, dump_config(config))
     except OSError as error:
         raise RunError(f"the run folder can't be made: {error.strerror}", str(folder), "give another `output`") from None
-    return run
+    with run.own():
+        refuse_to_overwrite(run)
+        for old in (run.events_file, run.samples_file, run.log_file, run.ledger_file, run.environment_file):
+            old.unlink(missing_ok=True)
+        write_text(run.config_file, dump_config(config))
+        yield run
+
+
+def refuse_to_overwrite(run: Run) -> None:
+    """RunError where the folder holds weights that somebody may want."""
+    if run.finished:
+        raise RunError(
+            "the output folder holds a finished run; nothing in it was changed",
+            str(run.folder),
+            f"give another `output`, or train it further with `finery resume {run.folder} epochs=...`",
+        )
+    if saved := run.checkpoints():
+        raise RunError(
+            f"the output folder holds a run that was saved at step {step_of(saved[-1])}; nothing in it was changed",
+            str(run.folder),
+            f"go on with `finery resume {run.folder}`, or give another `output`",
+        )
 
 
 def open_run(folder: Path | str) -> Run:
