@@ -5,8 +5,8 @@
                   state.json              step, counters, the optimizer's numbers, settings, versions, threads
                   manifest.json           every other file's size and sha256
 
-A folder is filled under another name, its files and itself are fsynced, then it is renamed: a crash leaves the old state or the new.
-There is no random state to keep: order and dropout are pure functions of (seed, step).
+A folder is filled under another name, its files and itself are fsynced, then it is renamed: a crash leaves the old state or
+the new. There is no random state to keep: order and dropout are pure functions of (seed, step).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ CHANGEABLE = frozenset(
 
 
 def changed_settings(before: Config, now: Config, run: Run) -> list[str]:
-    """Each setting that differs from the checkpoint's, `name: old -> new`; RunError where one decides the rows or the weights."""
+    """Each setting that differs from the checkpoint's, `name old -> new`; RunError where one decides rows or weights."""
     old, new = before.model_dump(), now.model_dump()
     changed = [name for name in new if old[name] != new[name] and name not in ("output", "tokens_per_pass")]
     if refused := [name for name in changed if name not in CHANGEABLE]:

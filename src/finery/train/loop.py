@@ -78,7 +78,7 @@ def run_loop(job: Job, stop_wanted: Callable[[], str]) -> str:
 
 
 def train_step(job: Job) -> dict[str, Any]:
-    """One optimizer step over `batch_size` rows; returns its numbers for events.jsonl. Nothing is updated on a loss that isn't finite."""
+    """One optimizer step over `batch_size` rows; returns its numbers for events.jsonl."""
     started = time.perf_counter()
     settings = job.config.objective
     indices = job.order.rows(job.step)
@@ -132,7 +132,7 @@ def finish_step(job: Job, sums: Counter[str], indices: list[int]) -> float:
         job.optimizer.zero_grad(set_to_none=True)
         origins = ", ".join(job.prepared.train[i].example.origin for i in indices[:8])
         raise TrainingError(
-            f"step {job.step + 1} has a loss or gradient that is not finite (loss {terms}, gradient {norm}); nothing was updated",
+            f"step {job.step + 1}: loss or gradient is not finite (loss {terms}, gradient {norm}); nothing was updated",
             f"its rows: {origins}{' ...' if len(indices) > 8 else ''}",
             "a smaller learning_rate, a longer warmup, or another dtype; look at those rows with `finery preview`",
         )

@@ -1,4 +1,4 @@
-"""Which rows make which step: a pure function of (seed, epoch, step), so a resumed run needs no loader state and replays nothing."""
+"""Which rows make which step: a pure function of (seed, epoch, step), so a resume needs no loader state and replays nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 class Order:
     """The rows of every step of a run.
 
-    `source_of_row[i]` is the source of row i, `weights[s]` how often a row of source s is used in an epoch: of a weight of 0.5
-    each epoch takes the next half, in an order that changes with each turn over the source; a weight of 2 takes every row twice.
+    `source_of_row[i]` is the source of row i, `weights[s]` how often a row of source s is used in an epoch. At 0.5 each epoch
+    takes the next half, in an order that changes with each turn over the source; at 2 it takes every row twice.
     """
 
     def __init__(self, source_of_row: Sequence[int], weights: Sequence[float], batch_size: int, seed: int) -> None:

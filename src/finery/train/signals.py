@@ -19,7 +19,7 @@ class Stop:
 
 @contextlib.contextmanager
 def listening(say: Any) -> Iterator[Stop]:
-    """Turn signals into `Stop.why`; a second one raises KeyboardInterrupt. Only the main thread can listen; others get no signals."""
+    """Turn signals into `Stop.why`; a second one raises KeyboardInterrupt. Only the main thread of a process can listen."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -2,8 +2,8 @@
 
     L = - sum_m w_m log p(y_m | context of m) / sum_m w_m
 
-over the M predictions of the whole step: w_m is the weight of emitting token y_m, 0 for prompts and tool output. One denominator
-for the step, so a long answer counts by its tokens and the way the step is cut into passes changes nothing.
+over the M predictions of the whole step: w_m is the weight of emitting token y_m, 0 for prompts and tool output. One
+denominator for the step, so a long answer counts by its tokens and the way the step is cut into passes changes nothing.
 """
 
 from __future__ import annotations
