@@ -1,6 +1,6 @@
 """The vocabulary. Data flows one way: rows -> Example -> Sequence -> Batch -> policy -> Scores -> objective -> Loss.
 
-Letters in comments: T tokens of one sequence, N tokens of a pass, M predictions, S sequences, A answers, V vocabulary, D hidden.
+Letters in comments: T tokens of a sequence, N tokens of a pass, M predictions, S sequences, A answers, V vocabulary, D hidden.
 """
 
 from __future__ import annotations

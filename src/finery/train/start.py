@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def train(config: Config, console: Console | None = None) -> Run:
-    """Train a new run and return it: Run.status() tells how it ended. FineryError where settings, rows or model can't be used."""
+    """Train a new run and return it: Run.status() tells how it ended. FineryError where something can't be used."""
     console = console or Console()
     config = settle(config)
     tokenizer, prepared = read_data(config, console)
