@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from finery.config.load import config_from_dict
 from finery.config.schema import Config
 from finery.errors import RunError
 from finery.run import Run, append_json, find_runs, json_lines, new_run, open_run
@@ -23,7 +24,8 @@ with Run(Path(sys.argv[1])).own():
 
 
 def config(tmp_path: Path) -> Config:
-    return Config(model=str(tmp_path), data=str(tmp_path / "rows.jsonl"), output=str(tmp_path / "run"))
+    values = {"model": str(tmp_path), "data": str(tmp_path / "rows.jsonl"), "output": str(tmp_path / "run")}
+    return config_from_dict(values, files_must_exist=False)
 
 
 def make(tmp_path: Path) -> Run:

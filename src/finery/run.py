@@ -68,7 +68,7 @@ class Run:
         """The settings in force, read from run.yaml."""
         from finery.config.load import load_config
 
-        return load_config(self.config_file)
+        return load_config(self.config_file, files_must_exist=False)
 
     @property
     def environment(self) -> dict[str, Any]:

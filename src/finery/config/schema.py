@@ -75,7 +75,7 @@ class Config(Section):
     """One run. Only `model` and `data` must be given."""
 
     model: str = Field(min_length=1)
-    """The base model: a folder, a `.gguf` file, or a name on the Hugging Face hub. A relative folder starts at the YAML's folder."""
+    """The base model: a folder, a `.gguf` file, or a name on the Hugging Face hub. Relative to the YAML's folder."""
     data: str | list[str | Source] | Source = Field()
     """The training data: a file, a folder, or a list of them with weights. The format is recognised and shown."""
     objective: Annotated[Sft | Pt, Field(discriminator="type")] = Sft()
@@ -88,13 +88,13 @@ class Config(Section):
     template: str | None = None
     """The chat template: a `.jinja` file, or `chatml` (built in: roles, tools, reasoning). Not given: the model's own."""
     reasoning: Literal["keep", "inline", "drop"] = "keep"
-    """Thoughts in the data: `keep` them where the template has a place (else the row is refused), write them `inline` before the
-    answer, or `drop` them."""
+    """Thoughts in the data: `keep` them where the template has a place (else the row is refused), write them `inline` before
+    the answer, or `drop` them."""
     context: int | None = Field(None, ge=8)
     """Longest sequence in tokens. Not given: 4096, or the model's own limit where that is smaller."""
     on_too_long: Literal["error", "drop", "truncate", "split"] = "error"
-    """A row longer than `context`: stop (`error`), leave it out (`drop`), keep the turns that fit whole (`truncate`), or make several
-    rows of it between turns (`split`). The end of an answer is never trained after a cut."""
+    """A row longer than `context`: stop (`error`), leave it out (`drop`), keep the turns that fit whole (`truncate`), or make
+    several sequences of it between turns (`split`). The end of an answer is never trained after a cut."""
     on_bad_row: Literal["error", "drop"] = "error"
     """A row that can't be used: stop and list all of them (`error`), or leave them out and count them (`drop`)."""
     validation: float | int | str | None = None

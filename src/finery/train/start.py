@@ -54,7 +54,7 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), console: Console |
         way_out = f"start it with `finery train {run.config_file}`"
         raise RunError("this run has no checkpoint to go on from", str(run.folder), way_out)
     state = read_state(saved[-1])
-    before = config_from_dict(state["config"])
+    before = config_from_dict(state["config"], files_must_exist=False)
     config = settle(load_config(run.config_file, overrides))
     config = config.model_copy(update={"output": str(run.folder)})
     changed = changed_settings(before, config, run)
