@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -20,16 +20,20 @@ import torch
 from finery.data.batch import to_batch
 from finery.data.pack import pack, plan_passes
 from finery.errors import TrainingError
+from finery.model.selfcheck import recheck
 from finery.run import Run
 from finery.train.order import Order
 from finery.train.progress import Console
-from finery.types import Batch, Loss
+from finery.types import Batch, Loss, Row
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from finery.config.schema import Config
     from finery.data.prepare import Prepared
+
+
+Sums = defaultdict[str, float]  # of a step, over its passes
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Job:
     save_every: int  # steps
     save: Callable[[Job], None]
     answer: Callable[[Job], None]  # the fixed questions
+    recheck_lengths: list[int]  # limits in tokens that the self-check has not crossed yet
     step: int = 0
     counters: Counter[str] = field(
         default_factory=Counter
@@ -85,8 +90,8 @@ def train_step(job: Job) -> dict[str, Any]:
     rows = [job.prepared.train[i] for i in indices]
     recheck_layout(job, rows)
     denominators = job.objective.denominators(rows, settings)
-    passes = plan_passes([row.tokens for row in rows], job.config.tokens_per_pass)
-    sums: Counter[str] = Counter()
+    passes = plan_passes([row.tokens for row in rows], tokens_per_pass(job))
+    sums: Sums = defaultdict(float)
     job.policy.train()
     for number, chosen in enumerate(passes):
         batch = to_batch(pack([rows[i] for i in chosen])).to(job.accelerator.device)
@@ -119,7 +124,7 @@ def train_step(job: Job) -> dict[str, Any]:
     }
 
 
-def finish_step(job: Job, sums: Counter[str], indices: list[int]) -> float:
+def finish_step(job: Job, sums: Sums, indices: list[int]) -> float:
     """Clip, check that everything is finite, update. Returns the gradient's length before clipping."""
     trained = [p for p in job.policy.parameters() if p.requires_grad]
     limit = job.config.clip if job.config.clip is not None else math.inf
@@ -148,10 +153,10 @@ def finish_step(job: Job, sums: Counter[str], indices: list[int]) -> float:
 def evaluate(job: Job) -> dict[str, float]:
     """Mean of each term and metric over the held-out rows."""
     rows, settings = job.prepared.validation, job.config.objective
-    sums: Counter[str] = Counter()
+    sums: Sums = defaultdict(float)
     job.policy.eval()
     recheck_layout(job, rows)
-    for chosen in plan_passes([row.tokens for row in rows], job.config.tokens_per_pass):
+    for chosen in plan_passes([row.tokens for row in rows], tokens_per_pass(job)):
         batch = to_batch(pack([rows[i] for i in chosen])).to(job.accelerator.device)
         add_up(sums, job.objective.loss(job.policy(batch, job.objective.NEEDS), batch, settings), batch)
     return means(sums, job.objective.denominators(rows, settings))
@@ -170,13 +175,18 @@ def evaluate_and_answer(job: Job) -> None:
 # --- small parts -----------------------------------------------------------------------------------------------------------
 
 
+def tokens_per_pass(job: Job) -> int:
+    assert job.config.tokens_per_pass is not None  # settled for the device
+    return job.config.tokens_per_pass
+
+
 def scaled(loss: Loss, denominators: dict[str, float]) -> torch.Tensor:
     """This pass's part of the step's loss."""
     parts: Iterable[torch.Tensor] = (total / denominators[name] for name, (total, _, _) in loss.terms.items())
     return sum(parts, torch.zeros(()))
 
 
-def add_up(sums: Counter[str], loss: Loss, batch: Batch) -> None:
+def add_up(sums: Sums, loss: Loss, batch: Batch) -> None:
     """Add a pass to the sums of its step."""
     for name, (total, _, _) in loss.terms.items():
         sums[f"term:{name}"] += float(total.detach())
@@ -188,7 +198,7 @@ def add_up(sums: Counter[str], loss: Loss, batch: Batch) -> None:
     sums["trained_tokens"] += int((batch.weight > 0).sum())
 
 
-def means(sums: Counter[str], denominators: dict[str, float]) -> dict[str, float]:
+def means(sums: Sums, denominators: dict[str, float]) -> dict[str, float]:
     """`loss`, each term where there are several, and each metric, from the sums of a step."""
     terms = {name: sums[f"term:{name}"] / value for name, value in denominators.items()}
     metrics = {
@@ -197,6 +207,17 @@ def means(sums: Counter[str], denominators: dict[str, float]) -> dict[str, float
         if name.startswith("metric:")
     }
     return {"loss": sum(terms.values()), **(terms if len(terms) > 1 else {}), **metrics}
+
+
+def recheck_layout(job: Job, rows: list[Row]) -> None:
+    """The self-check, again, where a row first goes beyond a window or the rope's original length."""
+    if not job.recheck_lengths:
+        return
+    report = recheck(job.accelerator.unwrap_model(job.policy), rows, job.recheck_lengths)
+    if report is not None:
+        job.recheck_lengths = report["recheck_lengths"]
+        job.run.event("layout", **report)
+        job.console.line(report["sentence"])
 
 
 def sync_on_last(job: Job, last: bool) -> Any:

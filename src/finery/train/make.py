@@ -28,6 +28,7 @@ def make_job(config: Config, run: Run, console: Console, prepared: Prepared, tok
     from finery.model.adapter import add_adapter
     from finery.model.load import load_model
     from finery.model.policy import Policy
+    from finery.model.selfcheck import settle_layout
     from finery.train.checkpoint import save_checkpoint
     from finery.train.environment import differences, environment
     from finery.train.loop import Job
@@ -95,6 +96,7 @@ def make_job(config: Config, run: Run, console: Console, prepared: Prepared, tok
         save_every=every(config.save_every, steps, 0.25),
         save=save,
         answer=answerer(config, prepared, model, tokenizer),
+        recheck_lengths=report["recheck_lengths"],
     )
 
 

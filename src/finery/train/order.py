@@ -43,6 +43,8 @@ class Order:
         """The next `per_epoch` rows of an endless row of shuffles of the source."""
         rows, count = self.rows_of_source[source], self.per_epoch[source]
         first, last = epoch * count, (epoch + 1) * count
-        turns = range(first // len(rows), -(-last // len(rows))) if count else ()
+        if not count:
+            return rows
+        turns = range(first // len(rows), -(-last // len(rows)))
         shuffled = [np.random.default_rng([self.seed, source, turn, 1]).permutation(rows) for turn in turns]
-        return np.concatenate(shuffled)[first - turns[0] * len(rows) :][:count] if shuffled else rows[:0]
+        return np.concatenate(shuffled)[first - turns[0] * len(rows) :][:count]
