@@ -28,6 +28,8 @@ def add_adapter(model: Any, config: Config) -> Any:
         return model.requires_grad_(True)
     from peft import LoraConfig, get_peft_model
 
+    from finery.model.lora import FusedLinear
+
     alpha: Any = settings.alpha if settings.alpha is not None else 2 * settings.rank
     lora = LoraConfig(
         r=settings.rank,
@@ -37,6 +39,7 @@ def add_adapter(model: Any, config: Config) -> Any:
         fan_in_fan_out=has_conv1d(model),
         task_type="CAUSAL_LM",
     )
+    lora._register_custom_module({torch.nn.Linear: FusedLinear})
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft 0.21 asks transformers 5.24 by a name that goes in transformers 6
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
