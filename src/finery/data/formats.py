@@ -1,266 +1,258 @@
-"""From a raw row to an Example: the format is recognised by the row's own columns, no registry, no names of formats to give.
+"""From a raw row to an Example. The format is told by the row's own columns; there is no registry and no name to give.
 
-    messages      messages | conversations, with tools and system beside        OpenAI, ShareGPT
-    preference    chosen and rejected, with the prompt inside or beside         -> two answers
-    ranking       a prompt with a list of answers, best first                   -> n answers
-    answer        a prompt and an answer (Alpaca and the like), history         -> one answer
-    text          raw text
-
-A label (KTO) may stand beside messages or an answer.
+    preference           chosen and rejected, with the prompt inside or beside them       two answers
+    openai, sharegpt     messages | conversations, with tools and system beside them      one answer
+    alpaca               instruction, input, output, system, history                      one answer
+    prompt and answer    question and answer, prompt and completion, ...                  one answer
+    ranking              a prompt with a list of answers, best first                      n answers
+    kto                  messages or a prompt with an answer, and whether it is a good one
+    raw text             text, no conversation
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from finery.data.messages import split_thought, to_messages, to_tools
-from finery.data.sources import RawRow, kind_of
+from finery.data.columns import MEDIA, NAMES, Columns
+from finery.data.messages import answer_message, as_message, to_messages, to_tools
+from finery.data.values import as_json, kind_of, text_of
 from finery.errors import RowError
 from finery.types import Example, Message
 
-PROMPT = ("instruction", "prompt", "question", "query", "problem")
-INPUT = ("input",)
-ANSWER = ("output", "response", "answer", "completion", "target", "solution")
-MESSAGES = ("messages", "conversations", "conversation")
-TEXT = ("text", "content")
-CHOSEN, REJECTED = ("chosen", "chosen_messages"), ("rejected", "rejected_messages")
-LABEL = ("label", "kto_tag")
-MEDIA = ("images", "image", "videos", "video", "audios", "audio")
-BESIDE = ("system", "history", "tools", *LABEL, *MEDIA)
-KNOWN = (*PROMPT, *INPUT, *ANSWER, *MESSAGES, *TEXT, *CHOSEN, *REJECTED, *BESIDE)
-
-# What `columns:` in the settings may name, and the column that it stands for.
-MAPPABLE = {
-    name: name for name in ("prompt", "input", "answer", "system", "history", "messages", "tools", "chosen", "rejected")
+CHATS = ("openai", "sharegpt", "alpaca", "prompt and answer")
+FITS = {"sft": CHATS, "pt": ("raw text",)}
+READ = {  # the right names that a format reads
+    "preference": ("chosen", "rejected", "messages", "prompt", "input", "system", "history", "tools"),
+    "openai": ("messages", "tools", "system"),
+    "sharegpt": ("messages", "tools", "system"),
+    "alpaca": ("prompt", "input", "answer", "system", "history", "tools"),
+    "prompt and answer": ("prompt", "input", "answer", "system", "history", "tools"),
+    "ranking": ("prompt", "input", "answer", "system", "history", "tools"),
+    "kto": ("messages", "prompt", "input", "answer", "label", "system", "history", "tools"),
+    "raw text": ("text",),
 }
-MAPPABLE |= {"label": "label", "text": "text"}
+WORDS = {"true": True, "false": False, "1": True, "0": False}
 
 
-def recognise(row: dict[str, Any]) -> str | None:
-    """The format of one row by its columns that are not null, else by all; None where nothing is known."""
-    for names in ({k for k, v in row.items() if v is not None}, set(row)):
-        if names & set(CHOSEN) and names & set(REJECTED):
-            return "preference"
-        if names & set(MESSAGES):
-            return "messages"
-        if names & set(PROMPT) and (names & set(ANSWER) or names & set(INPUT)):
-            ranked = any(isinstance(row.get(k), list) and len(row[k]) > 1 for k in ANSWER)
-            return "ranking" if ranked and all(isinstance(a, str) for a in first(row, ANSWER)) else "answer"
-        if names & set(TEXT):
-            return "text"
-    return "answer" if set(row) & set(PROMPT) else None
+def recognise(row: Mapping[str, Any], columns: Columns) -> str | None:
+    """The format of one row, None where its columns tell nothing. `columns`: those that hold something, by right name."""
+    if any(c in row for c in NAMES["chosen"]) and any(c in row for c in NAMES["rejected"]) or "chosen" in columns:
+        return "preference"
+    rated = columns.get("label") == "kto_tag" or isinstance(row.get(columns.get("label", "")), bool)
+    if "messages" in columns:
+        return "kto" if rated else chat_kind(row[columns["messages"]])
+    asked, answered = "prompt" in columns or "input" in columns, "answer" in columns
+    if asked and answered:
+        answer = row[columns["answer"]]
+        if isinstance(answer, list) and answer and all(isinstance(one, str) for one in answer):
+            return "ranking"
+        known = columns.get("prompt", columns.get("input")) in ("instruction", "input") and columns["answer"] == "output"
+        return "kto" if rated else "alpaca" if known else "prompt and answer"
+    if "text" in columns:
+        return "raw text"
+    if any(c in row for right in ("prompt", "answer") for c in NAMES[right]) and (asked or answered):
+        return "alpaca" if {"instruction", "output"} & set(row) else "prompt and answer"
+    return "openai" if any(c in row for c in NAMES["messages"]) else None
 
 
-def to_example(raw: RawRow, form: str, source: str) -> Example:
-    """The row's Example; RowError with the reason and the column where it can't be one."""
-    if raw.problem is not None:
-        raise raw.problem
-    row = raw.value
-    refuse_broken_text(row)
+def chat_kind(messages: Any) -> str:
+    first = next((m for m in messages if isinstance(m, dict)), {}) if isinstance(messages, list) else {}
+    return "sharegpt" if "from" in first else "openai"
+
+
+def to_example(
+    row: Mapping[str, Any], form: str, columns: Columns, notes: Counter[str], *, source: str = "", origin: str = ""
+) -> Example:
+    """The row's Example. RowError names the column and what is wrong with it; what is decided for the user goes into `notes`."""
     refuse_media(row)
-    make = {"messages": from_messages, "preference": from_preference, "ranking": from_ranking, "answer": from_answer}
-    if form == "text":
-        return Example(text=required_text(row, TEXT), source=source, origin=raw.origin)
-    prompt, answers = make[form](row)
-    if not any(m.content or m.tool_calls for m in prompt if m.role != "system") and form != "messages":
-        raise RowError("the prompt is empty", f"the prompt is empty ({', '.join(k for k in row if k in PROMPT)})")
-    return Example(
-        prompt=prompt,
-        answers=answers,
-        tools=to_tools(row.get("tools")),
-        labels={"label": label_of(row)} if any(row.get(k) is not None for k in LABEL) else {},
-        source=source,
-        origin=raw.origin,
-    )
+    if form == "raw text":
+        text = text_of(row[columns["text"]], columns["text"])
+        if not text.strip():
+            raise RowError("the text is empty", f"`{columns['text']}` holds no text")
+        return Example(text=text, source=source, origin=origin)
+    make = {"preference": from_preference, "ranking": from_ranking, "kto": from_rated, "openai": from_chat, "sharegpt": from_chat}
+    prompt, answers = make.get(form, from_answer)(row, columns, notes)
+    tools = to_tools(row[columns["tools"]], columns["tools"]) if "tools" in columns else []
+    labels = {"label": label_of(row, columns)} if form == "kto" else {}
+    return Example(prompt, answers, tools=tools, labels=labels, source=source, origin=origin)
 
 
-# --- the formats -------------------------------------------------------------------------------------------------------------
+def refuse_media(row: Mapping[str, Any]) -> None:
+    """A row is never trained without its picture. None and an empty list are no media."""
+    for column, kind in MEDIA.items():
+        if row.get(column):
+            raise RowError(f"the model takes no {kind}", f"`{column}` holds {kind}, and this model takes no {kind}")
 
 
-def from_messages(row: dict[str, Any]) -> tuple[list[Message], list[list[Message]]]:
-    """Everything up to the last assistant turn is prompt, that turn is the answer; what follows it carries no signal."""
-    column = next(k for k in MESSAGES if k in row)
-    messages = with_system(row, to_messages(row[column], column))
+# --- conversations -----------------------------------------------------------------------------------------------------------
+
+
+def from_chat(row: Mapping[str, Any], columns: Columns, notes: Counter[str]) -> tuple[list[Message], list[list[Message]]]:
+    """Everything before the last assistant turn is prompt, that turn is the answer; what follows it carries no signal."""
+    if "messages" not in columns:
+        raise missing(row, "messages")
+    column = columns["messages"]
+    messages = with_system(row, columns, to_messages(row[column], column, notes))
     last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=None)
     if last is None:
         raise RowError("no answer to learn", f"`{column}` has no assistant turn, so there is no answer to learn")
-    for number, message in enumerate(messages[: last + 1]):
-        if message.role == "assistant" and not (message.content.strip() or message.tool_calls):  # type: ignore[union-attr]
-            raise RowError("an answer is empty", f"`{column}[{number}]` is an assistant turn without text or calls")
-    asked = next((i for i, m in enumerate(messages) if m.role in ("user", "tool")), len(messages))
-    # a greeting answers nobody: the model sees it, but does not learn to speak first
-    messages = [m if i > asked or m.role != "assistant" or last < asked else silent(m) for i, m in enumerate(messages)]
-    return messages[:last], [messages[last : last + 1]]
+    if last + 1 < len(messages):
+        notes["turns after the last answer are left out: nothing answers them"] += 1
+    messages = messages[: last + 1]
+    asked = next((i for i, m in enumerate(messages) if m.role in ("user", "tool")), None)
+    if asked is None or asked > last:
+        raise RowError("no question", f"`{column}` has no user turn before the assistant's")
+    if any(m.role == "assistant" for m in messages[:asked]):
+        notes["an assistant's turn before the first question is context, not learned"] += 1
+        messages = [replace(m, weight=0.0) if i < asked and m.role == "assistant" else m for i, m in enumerate(messages)]
+    refuse_empty(messages, column)
+    if not any(m.role == "assistant" and m.weight for m in messages):
+        raise RowError("no answer to learn", f"every assistant turn of `{column}` has weight 0: there is no answer to learn")
+    return messages[:-1], [messages[-1:]]
 
 
-def from_preference(row: dict[str, Any]) -> tuple[list[Message], list[list[Message]]]:
-    """chosen and rejected as text, one message, or whole conversations whose common beginning is the prompt."""
-    chosen_key, rejected_key = next(k for k in CHOSEN if k in row), next(k for k in REJECTED if k in row)
-    sides = [conversation_side(row[key], key) for key in (chosen_key, rejected_key)]
-    prompt: list[Message] = []
-    if any(k in row for k in MESSAGES):
-        column = next(k for k in MESSAGES if k in row)
-        prompt = to_messages(row[column], column)
-    elif any(row.get(k) is not None for k in PROMPT):
-        prompt = asked_messages(row)
+def refuse_empty(messages: list[Message], column: str) -> None:
+    for number, message in enumerate(messages):
+        if message.role == "assistant" and not str(message.content).strip() and not message.tool_calls:
+            raise RowError("an answer is empty", f"`{column}[{number}]` is an assistant turn without text or tool calls")
+
+
+def with_system(row: Mapping[str, Any], columns: Columns, messages: list[Message]) -> list[Message]:
+    """The system text beside the messages, in front of them."""
+    system = text_of(row[columns["system"]], columns["system"]) if "system" in columns else ""
+    if not system.strip():
+        return messages
+    if messages and messages[0].role == "system":
+        if messages[0].content != system:
+            raise RowError("two system texts", f"`{columns['system']}` and the first message are two system texts")
+        return messages
+    return [Message("system", system), *messages]
+
+
+# --- prompts with answers ------------------------------------------------------------------------------------------------------
+
+
+def from_answer(row: Mapping[str, Any], columns: Columns, notes: Counter[str]) -> tuple[list[Message], list[list[Message]]]:
+    """Question and answer in columns: texts, or lists of messages."""
+    if "answer" not in columns:
+        raise missing(row, "answer")
+    column = columns["answer"]
+    if isinstance(row[column], list) and row[column] and isinstance(row[column][0], dict):
+        answer = to_messages(row[column], column, notes)
     else:
-        shared = 0
-        for one, other in zip(*sides, strict=False):
-            if one != other:
-                break
-            shared += 1
-        shared = min(shared, len(sides[0]) - 1, len(sides[1]) - 1)
-        prompt, sides = sides[0][:shared], [side[shared:] for side in sides]
-        if any(m.role != "assistant" for side in sides for m in side[:1]):
-            raise RowError("two prompts", "chosen and rejected answer different prompts")
-    for key, side in zip((chosen_key, rejected_key), sides, strict=True):
-        if not side or side[-1].role != "assistant":
-            raise RowError("no answer to learn", f"`{key}` does not end with an assistant's answer")
-    if sides[0] == sides[1]:
-        raise RowError("chosen equals rejected", "chosen equals rejected: there is no signal in it")
-    return with_system(row, prompt), sides
-
-
-def conversation_side(value: Any, column: str) -> list[Message]:
-    if isinstance(value, str):
-        return [answer_message(value)]
-    if isinstance(value, dict):
-        return to_messages([value], column)
-    if value is None:
-        raise RowError(f"`{column}` is missing", f"`{column}` is null")
-    return to_messages(value, column)
-
-
-def from_ranking(row: dict[str, Any]) -> tuple[list[Message], list[list[Message]]]:
-    """A list of answers, best first."""
-    return asked_messages(row), [[answer_message(text)] for text in first(row, ANSWER)]
-
-
-def from_answer(row: dict[str, Any]) -> tuple[list[Message], list[list[Message]]]:
-    """instruction, input, output, system, history and what they are called elsewhere."""
-    text = required_text(row, ANSWER)
-    if not text.strip():
-        column = next(k for k in ANSWER if k in row)
+        answer = [answer_message(text_of(row[column], column), notes)]
+    if not answer or answer[-1].role != "assistant":
+        raise RowError("no answer to learn", f"`{column}` does not end with an assistant's turn")
+    if len(answer) == 1 and not str(answer[0].content).strip() and not answer[0].tool_calls:
         raise RowError("the answer is empty", f"`{column}` holds no text, so there is no answer to learn")
-    return asked_messages(row), [[answer_message(text)]]
+    refuse_empty(answer, column)
+    return [*question_of(row, columns, notes), *answer[:-1]], [answer[-1:]]
 
 
-def asked_messages(row: dict[str, Any]) -> list[Message]:
-    """system, history and the question of a row with columns."""
-    parts = [optional_text(row, PROMPT), optional_text(row, INPUT)]
+def from_ranking(row: Mapping[str, Any], columns: Columns, notes: Counter[str]) -> tuple[list[Message], list[list[Message]]]:
+    """A list of answers, best first."""
+    column = columns["answer"]
+    answers = [answer_message(text_of(text, column), notes) for text in row[column]]
+    if len(answers) < 2:
+        raise RowError("nothing to rank", f"`{column}` is a list with one answer, so there is nothing to rank")
+    refuse_empty(answers, column)
+    return question_of(row, columns, notes), [[answer] for answer in answers]
+
+
+def question_of(row: Mapping[str, Any], columns: Columns, notes: Counter[str]) -> list[Message]:
+    """system, history and the question; a prompt may be a list of messages."""
+    prompt = columns.get("prompt", "")
+    if isinstance(row.get(prompt), list):
+        return with_system(row, columns, to_messages(row[prompt], prompt, notes))
+    asked = [columns[right] for right in ("prompt", "input") if right in columns]
+    parts = [text_of(row[column], column) for column in asked]
     question = "\n".join(part for part in parts if part.strip())
     if not question:
-        raise RowError(
-            "the prompt is empty", f"the prompt is empty ({', '.join(f'`{k}`' for k in row if k in PROMPT + INPUT)})"
-        )
+        there = [c for right in ("prompt", "input") for c in NAMES[right] if c in row]
+        raise RowError("the question is empty", f"{' and '.join(f'`{c}`' for c in there) or '`prompt`'} hold no text")
+    turns = history_of(row, columns, notes) if "history" in columns else []
+    return with_system(row, columns, [*turns, Message("user", question)])
+
+
+def history_of(row: Mapping[str, Any], columns: Columns, notes: Counter[str]) -> list[Message]:
+    """Earlier questions and answers, as pairs."""
+    column = columns["history"]
+    pairs = as_json(row[column], column)
+    if pairs is not None and not isinstance(pairs, list):
+        raise RowError("`history` is no list", f"`{column}` is a {kind_of(pairs)}; a list of [question, answer] is needed")
     messages: list[Message] = []
-    history = row.get("history")
-    if history is not None and not isinstance(history, list):
-        raise RowError("`history` is not a list", f"`history` is a {kind_of(history)}, a list of [question, answer] is needed")
-    for number, turn in enumerate(history or []):
-        if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
-            raise RowError("a turn of `history` is broken", f"`history[{number}]` is not a [question, answer] pair of texts")
-        messages += [Message("user", turn[0]), answer_message(turn[1])]
-    return with_system(row, [*messages, Message("user", question)])
-
-
-def answer_message(text: str) -> Message:
-    reasoning, answer = split_thought(text)
-    return Message("assistant", answer, reasoning)
-
-
-def with_system(row: dict[str, Any], messages: list[Message]) -> list[Message]:
-    """The system text beside the messages, in front, unless they have one."""
-    system = optional_text(row, ("system",))
-    if system.strip() and not (messages and messages[0].role == "system"):
-        return [Message("system", system), *messages]
+    for number, pair in enumerate(pairs or []):
+        if not (isinstance(pair, list) and len(pair) == 2):
+            raise RowError("a turn of `history` is broken", f"`{column}[{number}]` is no [question, answer] pair")
+        asked, answered = (text_of(text, f"{column}[{number}]") for text in pair)
+        messages += [Message("user", asked), answer_message(answered, notes)]
+    refuse_empty(messages, column)
     return messages
 
 
-def label_of(row: dict[str, Any]) -> bool:
-    """Whether an answer is a good one (KTO)."""
-    value = first(row, LABEL)
-    words = {"true": True, "false": False, "1": True, "0": False}
+def missing(row: Mapping[str, Any], right: str) -> RowError:
+    """A column that the format needs is null or not there."""
+    column = next((c for c in NAMES[right] if c in row), None)
+    if column is not None:
+        return RowError(f"`{column}` is null", f"`{column}` is null, so there is nothing to learn")
+    return RowError(f"no {right}", f"a column with the {right} is missing: {', '.join(NAMES[right])}")
+
+
+# --- judged answers -------------------------------------------------------------------------------------------------------------
+
+
+def from_preference(row: Mapping[str, Any], columns: Columns, notes: Counter[str]) -> tuple[list[Message], list[list[Message]]]:
+    """chosen and rejected: texts, one message each, or conversations whose common beginning is the prompt."""
+    sides = []
+    for right in ("chosen", "rejected"):
+        if right not in columns:
+            raise missing(row, right)
+        sides.append(side_of(row[columns[right]], columns[right], notes))
+    if any(side[0].role != "assistant" for side in sides):
+        shared = 0
+        while shared < min(map(len, sides)) - 1 and sides[0][shared] == sides[1][shared]:
+            shared += 1
+        prompt, sides = sides[0][:shared], [side[shared:] for side in sides]
+        prompt = with_system(row, columns, prompt)
+        if any(side[0].role != "assistant" for side in sides):
+            raise RowError("two prompts", "chosen and rejected answer different prompts")
+    elif "messages" in columns:
+        prompt = with_system(row, columns, to_messages(row[columns["messages"]], columns["messages"], notes))
+    else:
+        prompt = question_of(row, columns, notes)
+    for right, side in zip(("chosen", "rejected"), sides, strict=True):
+        if side[-1].role != "assistant":
+            raise RowError("no answer to learn", f"`{columns[right]}` does not end with an assistant's turn")
+        if not str(side[-1].content).strip() and not side[-1].tool_calls:
+            raise RowError(f"`{right}` is empty", f"`{columns[right]}` holds no text")
+    if sides[0] == sides[1]:
+        raise RowError("chosen equals rejected", "chosen equals rejected: there is no signal in the pair")
+    return prompt, sides
+
+
+def side_of(value: Any, column: str, notes: Counter[str]) -> list[Message]:
+    if isinstance(value, str):
+        return [answer_message(text_of(value, column), notes)]
+    side = [as_message(value, column, notes)] if isinstance(value, dict) else to_messages(value, column, notes)
+    if not side:
+        raise RowError(f"`{column}` is empty", f"`{column}` holds no message")
+    return side
+
+
+def from_rated(row: Mapping[str, Any], columns: Columns, notes: Counter[str]) -> tuple[list[Message], list[list[Message]]]:
+    return (from_chat if "messages" in columns else from_answer)(row, columns, notes)
+
+
+def label_of(row: Mapping[str, Any], columns: Columns) -> bool:
+    """Whether the answer is a good one (KTO)."""
+    if "label" not in columns:
+        raise missing(row, "label")
+    value = row[columns["label"]]
     if isinstance(value, bool) or (isinstance(value, (int, float)) and value in (0, 1)):
         return bool(value)
-    if isinstance(value, str) and value.strip().lower() in words:
-        return words[value.strip().lower()]
-    raise RowError("the label is no boolean", f"the label is {value!r}; true or false is needed")
-
-
-def silent(message: Message) -> Message:
-    from dataclasses import replace
-
-    return replace(message, weight=0.0)
-
-
-# --- texts -------------------------------------------------------------------------------------------------------------------
-
-
-def first(row: dict[str, Any], names: Iterable[str]) -> Any:
-    """The first of the columns that is there and not null."""
-    return next((row[k] for k in names if row.get(k) is not None), None)
-
-
-def required_text(row: dict[str, Any], names: tuple[str, ...]) -> str:
-    value = first(row, names)
-    if value is None:
-        column = next((k for k in names if k in row), names[0])
-        state = "is null" if column in row else "is missing"
-        raise RowError(f"`{column}` {state}", f"`{column}` {state}")
-    return checked_text(value, next(k for k in names if row.get(k) is not None))
-
-
-def optional_text(row: dict[str, Any], names: tuple[str, ...]) -> str:
-    column = next((k for k in names if row.get(k) is not None), None)
-    return "" if column is None else checked_text(row[column], column)
-
-
-def checked_text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        kind = kind_of(value)
-        raise RowError(f"`{column}` is a {kind}", f"`{column}` is a {kind}, text is needed", way_out="put it in quotes")
-    return value
-
-
-def refuse_broken_text(value: Any) -> None:
-    """RowError where a text holds half of a surrogate pair: no tokenizer can encode it."""
-    if isinstance(value, str):
-        bad = next((c for c in value if "\ud800" <= c <= "\udfff"), None)
-        if bad is not None:
-            what = f"a text holds half of a surrogate pair (U+{ord(bad):04X}), which is no character"
-            raise RowError("broken Unicode", what, way_out="write the character whole, or leave it out")
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            refuse_broken_text(key)
-            refuse_broken_text(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            refuse_broken_text(inner)
-
-
-def refuse_media(row: dict[str, Any]) -> None:
-    """Models that see or hear come later; a row is never trained without its picture."""
-    if column := next((k for k in MEDIA if row.get(k)), None):
-        raise RowError("holds media", f"`{column}` holds media, and this model takes no images, video or audio")
-
-
-# --- columns -----------------------------------------------------------------------------------------------------------------
-
-
-def rename(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    """The row with the user's columns under the names that are known here."""
-    taken = set(columns.values())
-    return {**{k: v for k, v in row.items() if k not in taken}, **{ours: row.get(theirs) for ours, theirs in columns.items()}}
-
-
-def mapping_hint(names: list[str]) -> str:
-    """What to write where nothing in a file is recognised: the nearest right names, or a mapping to fill in."""
-    near = {name: difflib.get_close_matches(name, KNOWN, 1, cutoff=0.75) for name in names}
-    if guesses := {name: found[0] for name, found in near.items() if found and found[0] != name}:
-        return "did you mean " + ", ".join(f"`{right}` for `{name}`" for name, right in guesses.items()) + "?"
-    free = [name for name in names if name not in KNOWN] or names
-    question, answer = (free + free)[:2]
-    return f"say which column is what, in the YAML: data: {{path: FILE, columns: {{prompt: {question}, answer: {answer}}}}}"
+    if isinstance(value, str) and value.strip().lower() in WORDS:
+        return WORDS[value.strip().lower()]
+    raise RowError("the label is no boolean", f"`{columns['label']}` is {str(value)[:40]!r}; true or false is needed")

@@ -1,188 +1,160 @@
-"""Messages in the shapes that data sets have them, made into types.Message: OpenAI, ShareGPT, content parts, tool calls."""
+"""Messages and tools in the shapes that data sets have them: OpenAI, ShareGPT, content parts, JSON inside of text."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from typing import Any
 
-from finery.data.sources import kind_of, loads
+from finery.data.values import as_json, kind_of, text_of, whole_letters
 from finery.errors import RowError
 from finery.types import Message, ToolCall
 
 ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "tool_response": "tool",
-    "function_response": "tool",
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "tool_response", "function_response"), "tool"),
 }
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-MEDIA = ("image", "image_url", "video", "video_url", "audio", "audio_url", "input_audio", "input_image")
+CALLERS = ("function_call", "tool_call")  # ShareGPT's roles whose value is the call
+REASONING = ("reasoning_content", "reasoning", "thinking")
+TEXT_PARTS = ("text", "input_text", "output_text")
+MEDIA_PARTS = {
+    **dict.fromkeys(("image", "image_url", "input_image"), "images"),
+    **dict.fromkeys(("video", "video_url"), "videos"),
+    **dict.fromkeys(("audio", "audio_url", "input_audio"), "audio"),
+}
+THOUGHT_NOTE = "an answer that begins with a whole <think> block: what is in it is taken as reasoning"
 
 
-def to_messages(value: Any, column: str) -> list[Message]:
+def to_messages(value: Any, column: str, notes: Counter[str]) -> list[Message]:
     """A list of messages; RowError says which one is wrong, and how."""
-    if isinstance(value, str):
-        value = parsed(value, column)
+    value = as_json(value, column)
     if not isinstance(value, list):
-        raise RowError(f"`{column}` is not a list", f"`{column}` is a {kind_of(value)}, a list of messages is needed")
-    return [to_message(item, f"{column}[{number}]") for number, item in enumerate(value)]
+        raise RowError(f"`{column}` is no list", f"`{column}` is a {kind_of(value)}; a list of messages is needed")
+    return [as_message(item, f"{column}[{number}]", notes) for number, item in enumerate(value)]
 
 
-def to_message(item: Any, place: str) -> Message:
-    """One message of any known shape. null means absent everywhere."""
+def as_message(item: Any, place: str, notes: Counter[str]) -> Message:
+    """One message of any known shape. null means absent."""
     if not isinstance(item, dict):
-        raise RowError("a message is not an object", f"{place} is a {kind_of(item)}")
-    given = {k: v for k, v in item.items() if v is not None}
+        raise RowError("a message is no object", f"`{place}` is a {kind_of(item)}, not a message")
+    given = {key: value for key, value in item.items() if value is not None}
     name = given.get("role", given.get("from"))
-    if not isinstance(name, str) or name.lower() not in ROLES:
-        known = ", ".join(ROLES)
-        raise RowError("a role is not known", f"{place} has the role {name!r}", way_out=f"roles that are known: {known}")
-    role = ROLES[name.lower()]
-    weight = weight_of(given, place)
+    role = ROLES.get(name.lower()) if isinstance(name, str) else None
+    if role is None:
+        shown = repr(str(name)[:40]) if name is not None else "no role"
+        raise RowError("a role is not known", f"`{place}` has the role {shown}", way_out=f"the roles are {', '.join(ROLES)}")
     content = given.get("content", given.get("value", ""))
-    if name.lower() in ("function_call", "tool_call"):
-        return Message(role, "", tool_calls=calls_from(content, place), weight=weight)
+    weight = weight_of(given, role, place, notes)
+    if str(name).lower() in CALLERS:
+        thought, rest = split_thought(text_of(content, place), notes) if isinstance(content, str) else ("", content)
+        return Message(role, "", thought, to_calls(rest, place), weight)
     text, reasoning, calls = parts_of(content, place)
-    for key in REASONING_KEYS:
-        if given.get(key):
-            reasoning = text_of(given[key], f"{place}.{key}")
-    calls += tuple(call for raw in as_list(given.get("tool_calls"), place) for call in calls_from(raw, place))
-    if role == "assistant" and not reasoning:
-        reasoning, text = split_thought(text)
-    return Message(
-        role,
-        text,
-        reasoning if role == "assistant" else "",
-        calls,
-        weight,
-        str(given.get("name", "")) if role == "tool" else "",
-        str(given.get("tool_call_id", "")) if role == "tool" else "",
-    )
+    reasoning = next((text_of(given[key], f"{place}.{key}") for key in REASONING if given.get(key)), reasoning)
+    for key in ("tool_calls", "function_call"):
+        calls += to_calls(given.get(key), f"{place}.{key}")
+    if role == "tool":
+        return Message(role, text, name=str(given.get("name", "")), tool_call_id=str(given.get("tool_call_id", "")))
+    if role != "assistant":
+        if reasoning or calls:
+            raise RowError("a call or thought of no assistant", f"`{place}` is a {role} turn with a tool call or a thought")
+        return Message(role, text)
+    if not reasoning:
+        reasoning, text = split_thought(text, notes)
+    return Message(role, text, reasoning, calls, weight)
 
 
-def weight_of(given: dict[str, Any], place: str) -> float:
-    """How much a turn counts in the loss: `weight`, `loss_weight`, or `train: false`."""
-    value = given.get("weight", given.get("loss_weight", given.get("train", 1.0)))
-    if not isinstance(value, (bool, int, float)) or value < 0:
-        raise RowError("a weight is not a number from 0", f"{place} has the weight {value!r}")
+def answer_message(text: str, notes: Counter[str]) -> Message:
+    """An assistant's turn from plain text."""
+    reasoning, answer = split_thought(text, notes)
+    return Message("assistant", answer, reasoning)
+
+
+def split_thought(text: str, notes: Counter[str]) -> tuple[str, str]:
+    """(thought, answer) of a text that begins with a whole <think> block, as reasoning models write it."""
+    head = text.lstrip()
+    if not head.startswith("<think>") or "</think>" not in head:
+        return "", text
+    notes[THOUGHT_NOTE] += 1
+    thought, answer = head.removeprefix("<think>").split("</think>", 1)
+    return thought.strip("\n"), answer.lstrip("\n")
+
+
+def weight_of(given: dict[str, Any], role: str, place: str, notes: Counter[str]) -> float:
+    """How much an assistant's turn counts in the loss: `weight` (OpenAI) or `loss_weight` (LLaMA-Factory)."""
+    value = given.get("weight", given.get("loss_weight", 1.0 if role == "assistant" else 0.0))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise RowError("a weight is no number from 0", f"`{place}` has the weight {str(value)[:40]!r}")
+    if role != "assistant" and value:
+        notes[f"the weight of a {role} turn has no meaning: only assistant turns are learned"] += 1
     return float(value)
 
 
 def parts_of(content: Any, place: str) -> tuple[str, str, tuple[ToolCall, ...]]:
-    """(text, reasoning, calls) of a content that is text or a list of parts."""
+    """(text, reasoning, calls) of a content that is text or a list of parts: a thought first, text, calls last."""
     if isinstance(content, str):
-        return content, "", ()
+        return text_of(content, place), "", ()
     if not isinstance(content, list):
-        way_out = "put the text in quotes"
-        raise RowError(
-            f"a message's content is a {kind_of(content)}",
-            f"{place}.content is a {kind_of(content)}, not text",
-            way_out=way_out,
-        )
-    text, reasoning, calls = [], [], []
-    for part in content:
+        text_of(content, place)
+    text, reasoning = "", ""
+    calls: tuple[ToolCall, ...] = ()
+    for number, part in enumerate(content):
+        at = f"{place}.content[{number}]"
         kind = part.get("type") if isinstance(part, dict) else None
-        value = next((part[k] for k in ("text", "value", "content", "thinking") if part.get(k) is not None), "") if kind else ""
-        if kind in MEDIA:
-            raise RowError("holds media", f"{place} holds an {kind}: this model takes no images, video or audio")
-        if kind in ("text", "input_text", "output_text"):
-            text.append(text_of(value, place))
-        elif kind in ("reasoning", "thinking"):
-            reasoning.append(text_of(value, place))
-        elif kind in ("tool_call", "function"):
-            calls += calls_from(value or part, place)
+        if kind in MEDIA_PARTS:
+            what = MEDIA_PARTS[kind]
+            raise RowError(f"the model takes no {what}", f"`{at}` is of type {kind}, and this model takes no {what}")
+        value = next((part[key] for key in ("text", "value", "thinking", kind) if part.get(key) is not None), "") if kind else ""
+        if kind in TEXT_PARTS and not calls:
+            text += text_of(value, at)
+        elif kind in ("reasoning", "thinking") and not calls and not text:
+            reasoning += text_of(value, at)
+        elif kind in CALLERS:
+            calls += to_calls(value, at)
+        elif kind in (*TEXT_PARTS, "reasoning", "thinking"):
+            raise RowError("parts in an order that no template writes", f"`{at}`: a thought comes first, then text, then tool calls")
         else:
-            raise RowError("a content part is not known", f"{place} has a part of type {kind!r}")
-    return "".join(text), "".join(reasoning), tuple(calls)
-
-
-def text_of(value: Any, place: str) -> str:
-    if not isinstance(value, str):
-        raise RowError(f"a text is a {kind_of(value)}", f"{place} is a {kind_of(value)}, not text", way_out="put it in quotes")
-    return value
-
-
-def split_thought(text: str) -> tuple[str, str]:
-    """(thought, answer) of an answer that begins with a whole <think> block."""
-    head = text.lstrip()
-    if head.startswith("<think>") and "</think>" in head:
-        thought, answer = head.removeprefix("<think>").split("</think>", 1)
-        return thought.strip("\n"), answer.lstrip("\n")
-    return "", text
+            raise RowError("a content part is not known", f"`{at}` is of type {str(kind)[:40]!r}")
+    return text, reasoning, calls
 
 
 # --- tools -------------------------------------------------------------------------------------------------------------------
 
 
-def calls_from(value: Any, place: str) -> tuple[ToolCall, ...]:
-    """Tool calls as an object, a list of them, or either as JSON text; arguments as an object or as JSON text."""
-    if isinstance(value, str):
-        value = parsed(value, place)
+def to_calls(value: Any, place: str) -> tuple[ToolCall, ...]:
+    """Tool calls: an object, a list of them for parallel calls, or either as JSON text; arguments too may be JSON text."""
+    value = as_json(value, place)
+    if value is None:
+        return ()
     if isinstance(value, list):
-        return tuple(call for item in value for call in calls_from(item, place))
-    if not isinstance(value, dict):
-        raise RowError("a tool call is not an object", f"{place}: the call is a {kind_of(value)}")
-    function = value.get("function", value)
+        return tuple(call for item in value for call in to_calls(item, place))
+    function = value.get("function", value) if isinstance(value, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError("a tool call has no name", f"{place}: the call names no function")
-    arguments = function.get("arguments", function.get("parameters", {}))
-    if isinstance(arguments, str):
-        arguments = parsed(arguments, f"{place}: arguments of {function['name']}") if arguments.strip() else {}
+        raise RowError("a tool call names no function", f"`{place}`: the call is no object with `name` and `arguments`")
+    arguments = as_json(function.get("arguments", function.get("parameters")), f"{place}: arguments")
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
-        raise RowError("a call's arguments are not an object", f"{place}: arguments are a {kind_of(arguments)}")
+        what = f"`{place}`: the arguments of `{function['name']}` are a {kind_of(arguments)}, not a JSON object"
+        raise RowError("arguments are no object", what)
+    whole_letters(json.dumps([function["name"], arguments], ensure_ascii=False), place)
     return (ToolCall(function["name"], arguments, str(value.get("id") or "")),)
 
 
-def to_tools(value: Any) -> list[dict[str, Any]]:
-    """Declared tools in OpenAI's form; from a list or JSON text; blank means none."""
-    if isinstance(value, str):
-        value = parsed(value, "tools") if value.strip() else None
+def to_tools(value: Any, column: str) -> list[dict[str, Any]]:
+    """Declared tools in OpenAI's form, keys in the file's order; from a list or JSON text. Blank means none."""
+    value = as_json(value, column)
     if value is None:
         return []
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list):
-        raise RowError("`tools` is not a list", f"`tools` is a {kind_of(value)}, a list of functions is needed")
+    if not isinstance(value, (list, dict)):
+        raise RowError("`tools` is no list", f"`{column}` is a {kind_of(value)}; a list of functions is needed")
     found = []
-    for number, tool in enumerate(value):
-        if not isinstance(tool, dict):
-            raise RowError("a tool is not an object", f"`tools[{number}]` is a {kind_of(tool)}")
-        function = tool.get("function", tool)
+    for number, tool in enumerate(value if isinstance(value, list) else [value]):
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise RowError("a tool has no name", f"`tools[{number}]` names no function")
-        found.append(tool if "function" in tool else {"type": "function", "function": tool})
+            raise RowError("a tool has no name", f"`{column}[{number}]` is no function with a `name` (tools)")
+        found.append({"type": "function", **tool} if "function" in tool else {"type": "function", "function": tool})
+    whole_letters(json.dumps(found, ensure_ascii=False), column)
     return found
-
-
-def as_list(value: Any, place: str) -> list[Any]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        value = parsed(value, place)
-    return value if isinstance(value, list) else [value]
-
-
-def parsed(text: str, place: str) -> Any:
-    """JSON that stands in a text."""
-    try:
-        return loads(text)
-    except ValueError as error:
-        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise RowError(
-            f"`{place.split('[')[0].split(':')[0]}` is not JSON", f"{place} is text that is not JSON: {what}"
-        ) from None
