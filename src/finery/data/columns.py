@@ -104,7 +104,7 @@ def misspelt_error(label: str, found: Mapping[str, str]) -> DataError:
 def unknown_columns_error(label: str, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> DataError:
     """No row is understood: the columns found, and the YAML to write for them."""
     texts = [c for c in columns if any(isinstance(row.get(c), str) for row in sample)] or list(columns)
-    question, answer = (texts + ["QUESTION", "ANSWER"])[:2] if len(texts) > 1 else ("QUESTION", "ANSWER")
+    question, answer = texts[:2] if len(texts) > 1 else ("QUESTION", "ANSWER")
     return DataError(
         f"{label} is not understood: its columns are {', '.join(columns) or 'none'}",
         label,

@@ -5,134 +5,131 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from finery.data.ledger import TOO_LONG
 from finery.errors import RowError
 from finery.types import Example, Message, Sequence
 
 if TYPE_CHECKING:
     from finery.data.render import Renderer
 
-
-class TooLong(RowError):
-    """A row that does not fit into the context."""
-
-    REASON = "longer than context"
-
-    def __init__(self, what: str) -> None:
-        super().__init__(self.REASON, what)
+LETTERS_PER_TOKEN = 16  # a text with fewer letters for each token of the context is rendered without counting letters first
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fitted:
-    """The sequences of a row that fit; `cut` says under which name the ledger lists it where something was left out."""
+    """The sequences of a row, all of which fit; `left_out` says what a cut did to it."""
 
     sequences: list[Sequence]
-    cut: str = ""
-    what: str = ""
+    left_out: str = ""
 
 
-class LongestToken:
-    """How many letters a token can hold at most: a text of n letters has at least n / that many tokens."""
+class Fitter:
+    """Renders rows and makes them fit into the context by the policy of `on_too_long`."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        # a byte-level token's name has a letter for each byte, so this never underestimates what a token holds
-        self.letters = max((len(name) for name in tokenizer.get_vocab()), default=1)
+    def __init__(self, renderer: Renderer, tokenizer: Any, context: int, policy: str, last_turn_only: bool = False) -> None:
+        self.renderer, self.tokenizer, self.context, self.policy = renderer, tokenizer, context, policy
+        self.last_turn_only = last_turn_only
+        self.longest_token = 0  # letters; 0: not looked up yet
 
-    def least_tokens(self, text: str) -> int:
-        return len(text) // self.letters
+    def fit(self, example: Example) -> Fitted:
+        """The row's sequences. RowError where the template can't say it, or the policy leaves nothing of it."""
+        messages = [*example.prompt, *(message for answer in example.answers for message in answer)]
+        least = self.least_tokens(messages)
+        if least <= self.context:
+            sequences = self.renderer.render(example)
+            tokens = max(len(sequence.ids) for sequence in sequences)
+            if tokens <= self.context:
+                return Fitted(sequences)
+        if self.policy == "truncate" and len(example.answers) == 1:
+            return self.truncate(example, messages)
+        if self.policy == "split" and len(example.answers) == 1:
+            return self.split(example, messages)
+        count = f"at least {least:,}" if least > self.context else f"{tokens:,}"
+        raise RowError(TOO_LONG, f"{count} tokens, longer than context ({self.context})")
+
+    def least_tokens(self, messages: list[Message]) -> int:
+        """A bound that needs no tokenizing: the longest text's letters over those of the longest token."""
+        letters = max(max(len(text(message)), len(message.reasoning)) for message in messages)
+        if letters <= LETTERS_PER_TOKEN * self.context:
+            return 0
+        if not self.longest_token:
+            # a byte-level token has a letter for each byte in its name, so none holds more letters than its name
+            self.longest_token = max(map(len, self.tokenizer.get_vocab()))
+        return letters // self.longest_token
+
+    def rendered(self, example: Example, messages: list[Message]) -> list[Sequence]:
+        """The sequences of a shorter conversation; none where one does not fit."""
+        if self.least_tokens(messages) > self.context:
+            return []
+        sequences = self.renderer.render(replace(example, prompt=messages[:-1], answers=[messages[-1:]]))
+        return sequences if all(len(sequence.ids) <= self.context for sequence in sequences) else []
+
+    def truncate(self, example: Example, messages: list[Message]) -> Fitted:
+        """The longest beginning of whole turns that fits. What follows is left out, so no answer loses its end."""
+        ends = [i + 1 for i, message in enumerate(messages) if message.role == "assistant" and message.weight]
+        best, kept = None, 0
+        low, high = 0, len(ends) - 2  # more turns never make it shorter, so halving finds the most that fit
+        if self.last_turn_only:
+            high = -1  # the turn that is learned is the one that would be cut off
+        while low <= high:
+            middle = (low + high) // 2
+            if sequences := self.rendered(example, messages[: ends[middle]]):
+                best, kept, low = sequences, middle + 1, middle + 1
+            else:
+                high = middle - 1
+        if best is None:
+            which = "the turn to learn" if self.last_turn_only else "the first answer"
+            raise RowError(TOO_LONG, f"longer than context ({self.context}) already with {which}")
+        return Fitted(best, f"{kept} of {len(ends)} answers kept")
+
+    def split(self, example: Example, messages: list[Message]) -> Fitted:
+        """Several conversations with the system turn; every answer is learned in one, after the earlier turns that fit.
+
+        Earlier turns take at most half of a later part, so that most of what is computed is learned.
+        """
+        system = [message for message in messages[:1] if message.role == "system"]
+        turns = exchanges(messages[len(system) :])
+        parts: list[list[Sequence]] = []
+        left_out = 0
+        new = len(turns) - 1 if self.last_turn_only else 0
+        while new < len(turns):
+            if not any(message.role == "assistant" and message.weight for message in turns[new]):
+                new += 1  # nothing to learn in it: it is context for the next
+                continue
+            part = self.rendered(example, joined(system, [], turns[new : new + 1]))
+            if not part:
+                left_out, new = left_out + 1, new + 1
+                continue
+            first, size = new, tokens_of(part)
+            limit = self.context if self.last_turn_only else size + self.context // 2
+            while first > 0:
+                longer = self.rendered(example, joined(system, turns[first - 1 : new], turns[new : new + 1]))
+                if not longer or tokens_of(longer) > limit:
+                    break
+                part, first = longer, first - 1
+            end = new + 1
+            while end < len(turns):
+                longer = self.rendered(example, joined(system, turns[first:new], turns[new : end + 1]))
+                if not longer:
+                    break
+                part, end = longer, end + 1
+            parts.append(part)
+            new = end
+        if not parts:
+            raise RowError(TOO_LONG, f"longer than context ({self.context}) in every question with its answer")
+        lost = f", {left_out} of {len(turns)} questions left out: too long by themselves" if left_out else ""
+        return Fitted([sequence for part in parts for sequence in part], f"{len(parts)} parts{lost}")
 
 
-def fit(example: Example, renderer: Renderer, longest: LongestToken, context: int, policy: str) -> Fitted:
-    """The sequences of a row, each at most `context` tokens. TooLong where the policy leaves nothing of it."""
-    texts = [len_of(m) for m in [*example.prompt, *(m for answer in example.answers for m in answer)]]
-    least = sum(texts) // longest.letters
-    if least > context and policy in ("error", "drop"):
-        raise TooLong(f"this row has at least {least} tokens, context is {context}")
-    if least <= context:
-        sequences = renderer.render(example)
-        tokens = max((len(s.ids) for s in sequences), default=0)
-        if tokens <= context:
-            return Fitted(sequences)
-        if policy in ("error", "drop"):
-            raise TooLong(f"this row has {tokens} tokens, context is {context}")
-    if len(example.answers) != 1:
-        raise TooLong(f"this row is longer than context ({context} tokens) and has answers to compare: it can't be cut")
-    return (truncate if policy == "truncate" else split)(example, renderer, longest, context)
-
-
-def truncate(example: Example, renderer: Renderer, longest: LongestToken, context: int) -> Fitted:
-    """The most whole turns from the beginning that fit."""
-    messages = [*example.prompt, *example.answers[0]]
-    ends = [i + 1 for i, m in enumerate(messages) if m.role == "assistant"]
-    best: Fitted | None = None
-    low, high = 0, len(ends) - 1  # more turns never make a row shorter, so halving finds the most that fit
-    while low <= high:
-        middle = (low + high) // 2
-        sequences = fitting(example, messages[: ends[middle]], renderer, longest, context)
-        if sequences:
-            best = Fitted(sequences, "truncated", f"{middle + 1} of {len(ends)} answers kept")
-            low = middle + 1
-        else:
-            high = middle - 1
-    if best is None:
-        raise TooLong(f"the first answer of this row does not fit into context ({context} tokens) with what it answers")
-    return best
-
-
-def split(example: Example, renderer: Renderer, longest: LongestToken, context: int) -> Fitted:
-    """Several sequences, each with the system turn and as many whole exchanges as fit; each exchange is learned once."""
-    messages = [*example.prompt, *example.answers[0]]
-    system = [m for m in messages[:1] if m.role == "system"]
-    exchanges = exchanges_of(messages[len(system) :])
-    found: list[Sequence] = []
-    lost = parts = i = 0
-    while i < len(exchanges):
-        end = i
-        sequences: list[Sequence] = []
-        while end < len(exchanges):
-            longer = fitting(example, joined(system, [], exchanges[i : end + 1]), renderer, longest, context)
-            if not longer:
-                break
-            sequences, end = longer, end + 1
-        if end == i:
-            lost += 1
-            i += 1
-            continue
-        start = i
-        while start > 0:  # earlier exchanges as context, as many as fit
-            before = joined(system, exchanges[start - 1 : i], exchanges[i:end])
-            longer = fitting(example, before, renderer, longest, context)
-            if not longer:
-                break
-            sequences, start = longer, start - 1
-        found += sequences
-        parts += 1
-        i = end
-    if not found:
-        raise TooLong(f"no exchange of this row fits into context ({context} tokens)")
-    what = f"{parts} parts" + (f", {lost} of {len(exchanges)} exchanges too long by themselves and left out" if lost else "")
-    return Fitted(found, "split", what)
-
-
-def fitting(
-    example: Example, messages: list[Message], renderer: Renderer, longest: LongestToken, context: int
-) -> list[Sequence]:
-    """The rendered sequences, or none where one is longer than the context."""
-    if sum(map(len_of, messages)) // longest.letters > context:
-        return []
-    if not any(m.role == "assistant" and m.weight for m in messages):
-        return []
-    sequences = renderer.render(replace(example, prompt=messages[:-1], answers=[messages[-1:]]))
-    return sequences if all(len(s.ids) <= context for s in sequences) else []
-
-
-def exchanges_of(messages: list[Message]) -> list[list[Message]]:
-    """A question with all that follows until the next question: tool calls and their results stay together."""
-    found: list[list[Message]] = []
+def exchanges(messages: list[Message]) -> list[list[Message]]:
+    """The conversation cut before each question: a call, its result and the answer stay together."""
+    found: list[list[Message]] = [[]]
     for message in messages:
-        if not found or (message.role == "user" and any(m.role == "assistant" for m in found[-1])):
+        roles = {earlier.role for earlier in found[-1]}
+        if message.role == "user" and {"user", "assistant"} <= roles:
             found.append([])
         found[-1].append(message)
-    return [exchange for exchange in found if any(m.role == "assistant" for m in exchange)]
+    return found
 
 
 def joined(system: list[Message], known: list[list[Message]], new: list[list[Message]]) -> list[Message]:
@@ -141,7 +138,9 @@ def joined(system: list[Message], known: list[list[Message]], new: list[list[Mes
     return [*system, *silent, *(m for exchange in new for m in exchange)]
 
 
-def len_of(message: Message) -> int:
-    """Letters of a message's texts."""
-    content = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
-    return len(content) + len(message.reasoning)
+def tokens_of(sequences: list[Sequence]) -> int:
+    return max(len(sequence.ids) for sequence in sequences)
+
+
+def text(message: Message) -> str:
+    return message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)

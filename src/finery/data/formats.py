@@ -1,12 +1,12 @@
 """From a raw row to an Example. The format is told by the row's own columns; there is no registry and no name to give.
 
-    preference           chosen and rejected, with the prompt inside or beside them       two answers
-    openai, sharegpt     messages | conversations, with tools and system beside them      one answer
-    alpaca               instruction, input, output, system, history                      one answer
-    prompt and answer    question and answer, prompt and completion, ...                  one answer
-    ranking              a prompt with a list of answers, best first                      n answers
-    kto                  messages or a prompt with an answer, and whether it is a good one
-    raw text             text, no conversation
+preference           chosen and rejected, with the prompt inside or beside them       two answers
+openai, sharegpt     messages | conversations, with tools and system beside them      one answer
+alpaca               instruction, input, output, system, history                      one answer
+prompt and answer    question and answer, prompt and completion, ...                  one answer
+ranking              a prompt with a list of answers, best first                      n answers
+kto                  messages or a prompt with an answer, and whether it is a good one
+raw text             text, no conversation
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WORDS = {"true": True, "false": False, "1": True, "0": False}
 
 def recognise(row: Mapping[str, Any], columns: Columns) -> str | None:
     """The format of one row, None where its columns tell nothing. `columns`: those that hold something, by right name."""
-    if any(c in row for c in NAMES["chosen"]) and any(c in row for c in NAMES["rejected"]) or "chosen" in columns:
+    if "chosen" in columns or all(any(c in row for c in NAMES[right]) for right in ("chosen", "rejected")):
         return "preference"
     rated = columns.get("label") == "kto_tag" or isinstance(row.get(columns.get("label", "")), bool)
     if "messages" in columns:
@@ -66,14 +66,20 @@ def chat_kind(messages: Any) -> str:
 def to_example(
     row: Mapping[str, Any], form: str, columns: Columns, notes: Counter[str], *, source: str = "", origin: str = ""
 ) -> Example:
-    """The row's Example. RowError names the column and what is wrong with it; what is decided for the user goes into `notes`."""
+    """The row's Example. RowError names the column and what is wrong with it; what is decided for the user is noted."""
     refuse_media(row)
     if form == "raw text":
         text = text_of(row[columns["text"]], columns["text"])
         if not text.strip():
             raise RowError("the text is empty", f"`{columns['text']}` holds no text")
         return Example(text=text, source=source, origin=origin)
-    make = {"preference": from_preference, "ranking": from_ranking, "kto": from_rated, "openai": from_chat, "sharegpt": from_chat}
+    make = {
+        "preference": from_preference,
+        "ranking": from_ranking,
+        "kto": from_rated,
+        "openai": from_chat,
+        "sharegpt": from_chat,
+    }
     prompt, answers = make.get(form, from_answer)(row, columns, notes)
     tools = to_tools(row[columns["tools"]], columns["tools"]) if "tools" in columns else []
     labels = {"label": label_of(row, columns)} if form == "kto" else {}
@@ -132,7 +138,7 @@ def with_system(row: Mapping[str, Any], columns: Columns, messages: list[Message
     return [Message("system", system), *messages]
 
 
-# --- prompts with answers ------------------------------------------------------------------------------------------------------
+# --- prompts with answers ----------------------------------------------------------------------------------------------------
 
 
 def from_answer(row: Mapping[str, Any], columns: Columns, notes: Counter[str]) -> tuple[list[Message], list[list[Message]]]:
@@ -182,7 +188,7 @@ def history_of(row: Mapping[str, Any], columns: Columns, notes: Counter[str]) ->
     column = columns["history"]
     pairs = as_json(row[column], column)
     if pairs is not None and not isinstance(pairs, list):
-        raise RowError("`history` is no list", f"`{column}` is a {kind_of(pairs)}; a list of [question, answer] is needed")
+        raise RowError("`history` is no list", f"`{column}` is {kind_of(pairs)}; a list of [question, answer] is needed")
     messages: list[Message] = []
     for number, pair in enumerate(pairs or []):
         if not (isinstance(pair, list) and len(pair) == 2):
@@ -201,7 +207,7 @@ def missing(row: Mapping[str, Any], right: str) -> RowError:
     return RowError(f"no {right}", f"a column with the {right} is missing: {', '.join(NAMES[right])}")
 
 
-# --- judged answers -------------------------------------------------------------------------------------------------------------
+# --- judged answers ----------------------------------------------------------------------------------------------------------
 
 
 def from_preference(row: Mapping[str, Any], columns: Columns, notes: Counter[str]) -> tuple[list[Message], list[list[Message]]]:

@@ -32,14 +32,14 @@ def to_messages(value: Any, column: str, notes: Counter[str]) -> list[Message]:
     """A list of messages; RowError says which one is wrong, and how."""
     value = as_json(value, column)
     if not isinstance(value, list):
-        raise RowError(f"`{column}` is no list", f"`{column}` is a {kind_of(value)}; a list of messages is needed")
+        raise RowError(f"`{column}` is no list", f"`{column}` is {kind_of(value)}; a list of messages is needed")
     return [as_message(item, f"{column}[{number}]", notes) for number, item in enumerate(value)]
 
 
 def as_message(item: Any, place: str, notes: Counter[str]) -> Message:
     """One message of any known shape. null means absent."""
     if not isinstance(item, dict):
-        raise RowError("a message is no object", f"`{place}` is a {kind_of(item)}, not a message")
+        raise RowError("a message is no object", f"`{place}` is {kind_of(item)}, not a message")
     given = {key: value for key, value in item.items() if value is not None}
     name = given.get("role", given.get("from"))
     role = ROLES.get(name.lower()) if isinstance(name, str) else None
@@ -106,7 +106,9 @@ def parts_of(content: Any, place: str) -> tuple[str, str, tuple[ToolCall, ...]]:
         if kind in MEDIA_PARTS:
             what = MEDIA_PARTS[kind]
             raise RowError(f"the model takes no {what}", f"`{at}` is of type {kind}, and this model takes no {what}")
-        value = next((part[key] for key in ("text", "value", "thinking", kind) if part.get(key) is not None), "") if kind else ""
+        value = (
+            next((part[key] for key in ("text", "value", "thinking", kind) if part.get(key) is not None), "") if kind else ""
+        )
         if kind in TEXT_PARTS and not calls:
             text += text_of(value, at)
         elif kind in ("reasoning", "thinking") and not calls and not text:
@@ -114,7 +116,9 @@ def parts_of(content: Any, place: str) -> tuple[str, str, tuple[ToolCall, ...]]:
         elif kind in CALLERS:
             calls += to_calls(value, at)
         elif kind in (*TEXT_PARTS, "reasoning", "thinking"):
-            raise RowError("parts in an order that no template writes", f"`{at}`: a thought comes first, then text, then tool calls")
+            raise RowError(
+                "parts in an order that no template writes", f"`{at}`: a thought comes first, then text, then tool calls"
+            )
         else:
             raise RowError("a content part is not known", f"`{at}` is of type {str(kind)[:40]!r}")
     return text, reasoning, calls
@@ -137,7 +141,7 @@ def to_calls(value: Any, place: str) -> tuple[ToolCall, ...]:
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
-        what = f"`{place}`: the arguments of `{function['name']}` are a {kind_of(arguments)}, not a JSON object"
+        what = f"`{place}`: the arguments of `{function['name']}` are {kind_of(arguments)}, not a JSON object"
         raise RowError("arguments are no object", what)
     whole_letters(json.dumps([function["name"], arguments], ensure_ascii=False), place)
     return (ToolCall(function["name"], arguments, str(value.get("id") or "")),)
@@ -149,7 +153,7 @@ def to_tools(value: Any, column: str) -> list[dict[str, Any]]:
     if value is None:
         return []
     if not isinstance(value, (list, dict)):
-        raise RowError("`tools` is no list", f"`{column}` is a {kind_of(value)}; a list of functions is needed")
+        raise RowError("`tools` is no list", f"`{column}` is {kind_of(value)}; a list of functions is needed")
     found = []
     for number, tool in enumerate(value if isinstance(value, list) else [value]):
         function = tool.get("function", tool) if isinstance(tool, dict) else None

@@ -1,46 +1,59 @@
-"""From settings to admitted rows: read, recognise, hold out, render, fit; what becomes of each row goes into the ledger."""
+"""From settings to admitted rows: read, recognise, render, fit, hold out. What becomes of each row goes into the ledger."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from finery.config.schema import Config, Source
-from finery.data.blocks import blocks_of
-from finery.data.fit import LongestToken, TooLong, fit
-from finery.data.formats import MAPPABLE, mapping_hint, recognise, rename, to_example
-from finery.data.ledger import Ledger, Problem, SourceLedger
+from finery.data.blocks import Document, DocumentEncoder, to_blocks
+from finery.data.columns import (
+    MEDIA,
+    RIGHT_NAME,
+    Columns,
+    check_mapped_columns,
+    check_mapping,
+    columns_of,
+    misspelt,
+    misspelt_error,
+    unknown_columns_error,
+)
+from finery.data.fit import Fitter
+from finery.data.formats import FITS, READ, recognise, to_example
+from finery.data.ledger import TOO_LONG, BadRows, Ledger, Problem, SourceEntry
 from finery.data.pack import shared_tokens
-from finery.data.sources import RawRow, files_of, read_file, sha256
-from finery.data.split import content_key, held_out
-from finery.errors import ConfigError, DataError, RowError
+from finery.data.sources import DataFile, RawRow, files_of, read_file, sha256
+from finery.data.split import content_key, held_out, how_many
+from finery.data.values import kind_of
+from finery.errors import DataError, RowError
 from finery.types import Example, Row
 
 if TYPE_CHECKING:
     from finery.data.render import Renderer
 
-FORMS = {
-    "sft": {"answer": "prompt and answer", "messages": "messages"},
-    "pt": {"text": "raw text"},
-}
-NAMES = {"answer": "prompt and answer", "preference": "chosen and rejected", "ranking": "ranked answers", "text": "raw text"}
-BETTER_OBJECTIVE = {
-    "preference": "preference rows (chosen and rejected) are for objective dpo; sft learns one answer",
-    "ranking": "a list of ranked answers is for objective dpo; sft learns one answer",
-    "text": "raw text without questions is learned with objective=pt",
-    "answer": "questions with answers are learned with objective=sft",
-    "messages": "conversations are learned with objective=sft",
+Progress = Callable[[int, int | None], None]  # (rows read so far, rows in all where that is known)
+LOOKED_AT = 20  # rows of a file that tell what it is
+PROGRESS_ROWS = 200  # between two reports
+OTHER_OBJECTIVE = {
+    "preference": "chosen and rejected answers are pairs, for `objective: dpo`; to learn the chosen ones alone with sft, "
+    "keep only those in the file, as `output`",
+    "ranking": "lists of ranked answers are for `objective: dpo`; sft wants one answer for each question",
+    "kto": "answers with a label are good and bad ones, for `objective: kto`; for sft keep the good ones without their label",
+    "raw text": "raw text is for `objective: pt`; sft wants questions with answers",
+    "openai": "conversations are for `objective: sft`; pt wants a column `text`",
 }
 
 
 @dataclass
 class Prepared:
-    """The rows of a run. `source_of_row[i]` is the source of train row i, `weights[s]` how often rows of source s are used."""
+    """The rows of a run: `source_of_row[i]` is the source of train row i, `weights[s]` how often rows of source s are used.
+
+    Without a tokenizer there are no rows, only the ledger. For raw text a row is a block, and `renderer` is None.
+    """
 
     train: list[Row]
     validation: list[Row]
@@ -50,13 +63,14 @@ class Prepared:
     weights: list[float]
 
 
-@dataclass
-class Candidate:
-    """A row on its way."""
+@dataclass(frozen=True)
+class Admitted:
+    """A row that can be used: its source, a hash of what it says, and what training needs of it."""
 
-    example: Example
     source: int
+    key: bytes
     row: Row | None = None
+    document: Document | None = None
 
 
 def prepare(
@@ -65,209 +79,77 @@ def prepare(
     stop_ids: list[int],
     *,
     renderer: Renderer | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Prepared:
-    """All rows, checked. Without a tokenizer only the formats are looked at, no lengths and no masks.
+    """All rows of a run, checked. Without a tokenizer only the formats are looked at: no masks, no lengths.
 
-    DataError lists the rows that can't be used, unless `on_bad_row: drop` and `on_too_long` let them go, counted.
+    DataError lists every row that can't be used, unless `on_bad_row` and `on_too_long` leave such rows out, counted.
     """
     raw_text = config.objective.type == "pt"
-    ledger = Ledger(unit="documents" if raw_text else "rows")
-    sources = sources_of(config)
-    found = [c for number, source in enumerate(sources) for c in read_source(source, number, config, ledger, progress)]
-    own_file = isinstance(config.validation, str)
-    held = read_source(Source(path=str(config.validation)), len(sources), config, ledger, progress) if own_file else []
     if tokenizer is not None and not raw_text:
         renderer = renderer or make_renderer(config, tokenizer, stop_ids)
-        found, held = (render_all(rows, config, tokenizer, renderer, ledger, progress) for rows in (found, held))
+    sources = sources_of(config)
+    own_file = config.validation if isinstance(config.validation, str) else None
+    reading = Reading(config, tokenizer, renderer, progress)
+    found = reading.read(sources, "train")
+    held = reading.read([Source(path=own_file, weight=1.0)], "validation") if own_file else []
+    ledger = reading.ledger
     stop_on_bad_rows(config, ledger)
-    if not found:
-        names = ", ".join(source.path for source in ledger.sources)
-        raise DataError(
-            f"0 {ledger.unit} can be trained",
-            names or str(config.data),
-            "see the ledger: every row was left out, or none is there",
-        )
-    keys = [content_key(candidate.example) for candidate in found]
+    for rows, use in ((found, "train"), (held, "validation") if own_file else (found, "train")):
+        if not rows:
+            raise no_rows(ledger, use)
+    keys = [admitted.key for admitted in found]
     ledger.duplicates = len(keys) - len(set(keys))
-    chosen: set[int] = set()
-    if config.validation is not None and not own_file and not (raw_text and len(found) == 1):
-        chosen = held_out(keys, config.validation, ledger.unit)  # type: ignore[arg-type]
-    train = [c for i, c in enumerate(found) if i not in chosen]
-    held = held or [c for i, c in enumerate(found) if i in chosen]
-    ledger.train, ledger.validation = len(train), len(held)
-    if tokenizer is None:
-        ledger.check()
-        return Prepared([], [], ledger, None, [], [source.weight for source in sources])
-    if raw_text:
-        return finish_text(config, tokenizer, train, held, sources, ledger)
-    return finish(train, held, sources, ledger, renderer)
-
-
-def finish(
-    train: list[Candidate], held: list[Candidate], sources: list[Source], ledger: Ledger, renderer: Renderer | None
-) -> Prepared:
-    """Number the rows and sum up their lengths."""
-    rows = numbered([c.row for c in train if c.row is not None])
-    ledger.lengths = lengths_of(rows)
+    share = 0.0 if isinstance(config.validation, str) else float(config.validation or 0)
+    last_blocks = raw_text and len(found) == 1 and share > 0
+    chosen = held_out(keys, share, ledger.unit) if share > 0 and not last_blocks else set()
+    if not own_file:
+        held = [found[i] for i in sorted(chosen)]
+    elif known := sum(admitted.key in set(keys) for admitted in held):
+        ledger.notes.append(f"{known:,} held-out {ledger.unit} are in the training data too: their loss is no test")
+    train = [admitted for i, admitted in enumerate(found) if i not in chosen]
+    ledger.trained, ledger.validation = len(train), len(held)
+    made = Prepared([], [], ledger, renderer, [], [source.weight for source in sources])
+    if tokenizer is not None and raw_text:
+        fill_with_blocks(made, train, held, config, share if last_blocks else 0.0)
+    elif tokenizer is not None:
+        made.train = numbered([admitted.row for admitted in train if admitted.row])
+        made.validation = numbered([admitted.row for admitted in held if admitted.row])
+        made.source_of_row = [admitted.source for admitted in train]
+    ledger.measure(made.train)
     ledger.check()
-    source_of_row = [c.source for c in train]
-    return Prepared(
-        rows, numbered([c.row for c in held if c.row]), ledger, renderer, source_of_row, [s.weight for s in sources]
-    )
-
-
-def finish_text(
-    config: Config, tokenizer: Any, train: list[Candidate], held: list[Candidate], sources: list[Source], ledger: Ledger
-) -> Prepared:
-    """Raw text becomes blocks, source by source; of a single document the last blocks are held out."""
-    assert config.context is not None
-    rows: list[Row] = []
-    source_of_row: list[int] = []
-    for number in range(len(sources)):
-        made = blocks_of([c.example for c in train if c.source == number], tokenizer, config.context)
-        rows += made
-        source_of_row += [number] * len(made)
-    held_rows = blocks_of([c.example for c in held], tokenizer, config.context)
-    if config.validation and not held:
-        share = float(config.validation)  # type: ignore[arg-type]
-        count = max(1, round(share * len(rows)) if share < 1 else int(share))
-        if count >= len(rows):
-            raise ConfigError(f"validation takes {count} of {len(rows)} blocks: nothing is left to train on", "validation")
-        rows, held_rows, source_of_row = rows[:-count], rows[-count:], source_of_row[:-count]
-        ledger.notes[f"one document: its last {count} blocks are held out"] += 1
-    ledger.blocks = len(rows)
-    ledger.lengths = lengths_of(rows)
-    ledger.check()
-    return Prepared(numbered(rows), numbered(held_rows), ledger, None, source_of_row, [s.weight for s in sources])
-
-
-# --- reading -----------------------------------------------------------------------------------------------------------------
+    return made
 
 
 def sources_of(config: Config) -> list[Source]:
-    """The settings' sources, one for each."""
+    """The sources of the settings, whatever short form they were given in."""
     given = config.data if isinstance(config.data, list) else [config.data]
-    return [Source(path=source) if isinstance(source, str) else source for source in given]
-
-
-def read_source(
-    source: Source, number: int, config: Config, ledger: Ledger, progress: Callable[[int, int | None], None] | None
-) -> list[Candidate]:
-    """The candidates of one source; rows that are none go into the ledger."""
-    if unknown := [name for name in source.columns if name not in MAPPABLE]:
-        raise ConfigError(f"columns: {unknown[0]} is no name here", "data", f"the right names: {', '.join(MAPPABLE)}")
-    found = []
-    for file in files_of(Path(source.path)):
-        path = file.path
-        raws = list(read_file(file))
-        if source.columns:
-            absent = [c for c in source.columns.values() if not any(c in raw.value for raw in raws)]
-            if absent and raws:
-                there = ", ".join(dict.fromkeys(k for raw in raws[:100] for k in raw.value))
-                raise DataError(f"no row has the column {absent[0]}", str(path), f"columns that are there: {there}")
-            raws = [RawRow(rename(raw.value, source.columns), raw.origin, raw.problem) for raw in raws]
-        entry = SourceLedger(str(path), "no rows", path.stat().st_size, sha256(path), source.weight, len(raws))
-        ledger.sources.append(entry)
-        ledger.rows_in += len(raws)
-        found += admit(raws, path, number, config, ledger, entry)
-        if progress is not None:
-            progress(ledger.rows_in, None)
-    return found
-
-
-def admit(raws: list[RawRow], path: Path, number: int, config: Config, ledger: Ledger, entry: SourceLedger) -> list[Candidate]:
-    """Recognise the rows of one file and make Examples of them."""
-    forms = [recognise(raw.value) if raw.problem is None else None for raw in raws]
-    readable = [raw for raw in raws if raw.problem is None]
-    entry.formats = Counter(form for form in forms if form)
-    if readable and not entry.formats:
-        columns = list(dict.fromkeys(k for raw in readable[:100] for k in raw.value))
-        what = f"no format is recognised in {path.name}: its columns are {', '.join(columns) or 'none'}"
-        raise DataError(what, str(path), mapping_hint(columns))
-    entry.format = ", ".join(
-        f"{NAMES.get(f, f)}{f' ({n})' if len(entry.formats) > 1 else ''}" for f, n in entry.formats.items()
-    )
-    fitting = FORMS[config.objective.type]
-    wrong = [form for form in entry.formats if form not in fitting]
-    if wrong and len(wrong) == len(entry.formats):
-        what = f"{path.name} holds {NAMES.get(wrong[0], wrong[0])}, and the objective is {config.objective.type}"
-        raise DataError(what, str(path), BETTER_OBJECTIVE[wrong[0]])
-    note_columns(readable, entry)
-    found = []
-    for raw, form in zip(raws, forms, strict=True):
-        try:
-            if raw.problem is None and form is None:
-                raise RowError("columns not known", f"this row has the columns {', '.join(raw.value) or 'none'}")
-            if raw.problem is None and form in wrong:
-                raise RowError(f"{NAMES.get(form, form)} in {config.objective.type}", BETTER_OBJECTIVE[form])  # type: ignore[index,arg-type]
-            found.append(Candidate(to_example(raw, form or "", str(path)), number))
-        except RowError as error:
-            ledger.drop(raw.origin, error)
-    return found
-
-
-def note_columns(raws: list[RawRow], entry: SourceLedger) -> None:
-    """Which columns were read and which were not."""
-    from finery.data.formats import KNOWN
-
-    columns = dict.fromkeys(k for raw in raws for k in raw.value)
-    entry.used = [name for name in columns if name in KNOWN]
-    entry.unused = [name for name in columns if name not in KNOWN]
-
-
-# --- rendering ---------------------------------------------------------------------------------------------------------------
+    return [Source(path=source, weight=1.0) if isinstance(source, str) else source for source in given]
 
 
 def make_renderer(config: Config, tokenizer: Any, stop_ids: list[int]) -> Renderer:
     from finery.data.render import Renderer
 
-    last_only = getattr(config.objective, "last_turn_only", False)
-    return Renderer(tokenizer, stop_ids, template=config.template, reasoning=config.reasoning, last_turn_only=last_only)
+    last_turn_only = getattr(config.objective, "last_turn_only", False)
+    return Renderer(tokenizer, stop_ids, config.template, config.reasoning, last_turn_only)
 
 
-def render_all(
-    candidates: list[Candidate],
-    config: Config,
-    tokenizer: Any,
-    renderer: Renderer,
-    ledger: Ledger,
-    progress: Callable[[int, int | None], None] | None,
-) -> list[Candidate]:
-    """Render each row and fit it into the context; what can't be is in the ledger."""
+def fill_with_blocks(made: Prepared, train: list[Admitted], held: list[Admitted], config: Config, last_share: float) -> None:
+    """Documents become blocks, source by source. Of a single document the last blocks are held out."""
     assert config.context is not None
-    longest = LongestToken(tokenizer)
-    kept = []
-    for done, candidate in enumerate(candidates, 1):
-        example = candidate.example
-        try:
-            fitted = fit(example, renderer, longest, config.context, config.on_too_long)
-            tokens = shared_tokens(fitted.sequences)
-            candidate.row = Row(example, fitted.sequences, tokens)
-            kept.append(candidate)
-            if fitted.cut:
-                problem = Problem(example.origin, fitted.cut, fitted.what)
-                (ledger.truncated if config.on_too_long == "truncate" else ledger.split).append(problem)
-        except TooLong as error:
-            ledger.drop(example.origin, error)
-        except RowError as error:
-            ledger.drop(example.origin, error)
-        if progress is not None and done % 256 == 0:
-            progress(done, len(candidates))
-    return kept
-
-
-def stop_on_bad_rows(config: Config, ledger: Ledger) -> None:
-    """The error that lists all bad rows at once, where they may not be left out."""
-    too_long = ledger.dropped.get(TooLong.REASON, 0)
-    bad = sum(ledger.dropped.values()) - too_long
-    if (bad and config.on_bad_row == "error") or (too_long and config.on_too_long == "error"):
-        error = ledger.refusal()
-        if not bad:
-            error.way_out = "on_too_long=drop, truncate or split, or a larger context"
-        elif config.on_bad_row == "drop":
-            error.way_out = "on_too_long=drop, truncate or split, or a larger context; the other rows are left out already"
-        raise error
+    for source in range(len(made.weights)):
+        blocks = to_blocks([one.document for one in train if one.document and one.source == source], config.context)
+        made.train += blocks
+        made.source_of_row += [source] * len(blocks)
+    made.validation = to_blocks([one.document for one in held if one.document], config.context)
+    if last_share:
+        count = how_many(last_share, len(made.train), "blocks")
+        made.train, made.validation = made.train[:-count], made.train[-count:]
+        made.source_of_row = made.source_of_row[:-count]
+        made.ledger.notes.append(f"there is one document: its last {count:,} blocks are held out, the rest is trained")
+    numbered(made.train)
+    numbered(made.validation)
+    made.ledger.blocks = {"train": len(made.train), "validation": len(made.validation)}
 
 
 def numbered(rows: list[Row]) -> list[Row]:
@@ -277,16 +159,166 @@ def numbered(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def lengths_of(rows: list[Row]) -> dict[str, int]:
-    """Tokens per row, and how many of all are learned."""
-    if not rows:
-        return {}
-    tokens = np.array([row.tokens for row in rows])
-    return {
-        "min": int(tokens.min()),
-        "median": int(np.median(tokens)),
-        "p95": int(np.percentile(tokens, 95)),
-        "max": int(tokens.max()),
-        "total": int(tokens.sum()),
-        "trained": int(sum((sequence.loss > 0).sum() for row in rows for sequence in row.sequences)),
-    }
+def stop_on_bad_rows(config: Config, ledger: Ledger) -> None:
+    """The error that lists all rows that may not be left out."""
+    long = [problem for problem in ledger.problems if problem.reason == TOO_LONG and config.on_too_long == "error"]
+    bad = [problem for problem in ledger.problems if problem.reason != TOO_LONG and config.on_bad_row == "error"]
+    ways_out = ["leave bad rows out with on_bad_row=drop"] if bad else []
+    if long:
+        ways_out.append("for long rows: a larger context, or on_too_long=drop, truncate or split")
+    if bad or long:
+        raise BadRows(ledger, [problem for problem in ledger.problems if problem in bad or problem in long], ways_out)
+
+
+def no_rows(ledger: Ledger, use: str) -> DataError:
+    """Nothing is left to train on, or to hold out."""
+    names = ", ".join(source.label for source in ledger.sources if source.use == use)
+    if ledger.problems:
+        return BadRows(ledger, ledger.problems, [])
+    return DataError(
+        f"{names}: 0 {ledger.unit}, there is nothing in it to {'train on' if use == 'train' else 'hold out'}", names
+    )
+
+
+class Reading:
+    """Reads sources row by row into the ledger; keeps what training needs of each row."""
+
+    def __init__(self, config: Config, tokenizer: Any, renderer: Renderer | None, progress: Progress | None) -> None:
+        self.objective = config.objective.type
+        self.progress = progress
+        self.ledger = Ledger(unit="documents" if self.objective == "pt" else "rows")
+        self.with_model = tokenizer is not None
+        self.policy = config.on_too_long
+        self.documents = DocumentEncoder(tokenizer) if self.with_model and self.objective == "pt" else None
+        self.fitter = None
+        if renderer is not None:
+            assert config.context is not None
+            last_turn_only = getattr(config.objective, "last_turn_only", False)
+            self.fitter = Fitter(renderer, tokenizer, config.context, config.on_too_long, last_turn_only)
+
+    def read(self, sources: list[Source], use: str) -> list[Admitted]:
+        """Every row of the sources that can be used, in order."""
+        files = []
+        for number, source in enumerate(sources):
+            check_mapping(source.columns)
+            skipped: list[str] = []
+            files += [(number, source, file) for file in files_of(Path(source.path), skipped)]
+            if skipped:
+                self.ledger.notes.append(f"{source.path}: not read: {', '.join(skipped[:10])}{' ...' if skipped[10:] else ''}")
+        labels = Counter(file.label for _, _, file in files)
+        for _, _, file in files:
+            if labels[file.label] > 1:
+                file.label = str(file.path)
+        return [admitted for number, source, file in files for admitted in self.read_one(file, number, source, use)]
+
+    def read_one(self, file: DataFile, number: int, source: Source, use: str) -> Iterator[Admitted]:
+        """The rows of one file. DataError where the file as a whole can't be understood, or is for another objective."""
+        rows = read_file(file)
+        first = list(islice(rows, LOOKED_AT))
+        self.look([row.value for row in first if row.problem is None], file, source)
+        entry = SourceEntry(
+            str(file.path),
+            file.label,
+            use,
+            source.weight,
+            file.path.stat().st_size,
+            sha256(file.path),
+            documents=file.documents,
+        )
+        self.ledger.sources.append(entry)
+        used: set[str] = set()
+        seen: dict[str, None] = {}
+        for raw in chain(first, rows):
+            entry.rows += 1
+            self.ledger.rows_in += 1
+            seen.update(dict.fromkeys(raw.value))
+            try:
+                yield self.admit(raw, number, source, entry, used)
+            except RowError as error:
+                self.ledger.drop(raw.origin, error)
+            except DataError as error:
+                raise DataError(error.what, error.where or raw.origin, error.way_out) from None
+            if self.progress is not None and self.ledger.rows_in % PROGRESS_ROWS == 0:
+                self.progress(self.ledger.rows_in, None)
+        known = {right for form in entry.formats for right in READ[form]}
+        entry.columns_used = [printable(column) for column in seen if column in used]
+        unused = [column for column in seen if column not in used and RIGHT_NAME.get(column) not in known]
+        entry.columns_unused = [printable(column) for column in unused if column not in MEDIA]
+        for form in entry.formats:
+            if form not in FITS[self.objective] and not self.with_model:
+                self.ledger.notes.append(f"{file.label}: {cannot_learn(self.objective, form)}; {other_objective(form)}")
+
+    def look(self, sample: list[dict[str, Any]], file: DataFile, source: Source) -> None:
+        """Whether a file can be understood and fits the objective, by its first rows."""
+        if not sample:
+            return
+        columns = list(dict.fromkeys(column for row in sample for column in row))
+        check_mapped_columns(source.columns, columns, file.label)
+        try:
+            forms = [recognise(row, columns_of(row, source.columns)) for row in sample]
+        except DataError as error:
+            raise DataError(error.what, file.label, error.way_out) from None
+        if not source.columns:
+            rights = {right for form in forms if form for right in READ[form]} or {"prompt", "answer", "messages", "text"}
+            if wrong := misspelt(columns, rights):
+                raise misspelt_error(file.label, wrong)
+        if not any(forms):
+            raise unknown_columns_error(file.label, columns, sample)
+        if self.with_model and not any(form in FITS[self.objective] for form in forms if form):
+            form = next(form for form in forms if form)
+            raise DataError(f"{file.label}: {cannot_learn(self.objective, form)}", str(file.path), other_objective(form))
+
+    def admit(self, raw: RawRow, number: int, source: Source, entry: SourceEntry, used: set[str]) -> Admitted:
+        """One row, ready for training. RowError where it can't be used."""
+        if raw.problem is not None:
+            raise raw.problem
+        columns: Columns = columns_of(raw.value, source.columns)
+        form = recognise(raw.value, columns)
+        if form is None:
+            there = ", ".join(printable(column) for column in raw.value) or "none"
+            raise RowError("columns not known", f"nothing is known of its columns: {there}")
+        entry.formats[form] += 1
+        used.update(columns[right] for right in READ[form] if right in columns)
+        if form not in FITS[self.objective] and self.with_model:
+            what = cannot_learn(self.objective, form)
+            column = columns.get("chosen" if form == "preference" else "answer", "")
+            found = f"`{column}` is {kind_of(raw.value[column])}: " if column else ""
+            raise RowError(what, found + what, way_out=other_objective(form))
+        example = to_example(raw.value, form, columns, entry.notes, source=str(entry.path), origin=raw.origin)
+        key = content_key(example)
+        if self.documents is not None:
+            return Admitted(number, key, document=self.documents.encode(example))
+        return Admitted(number, key, self.fit(example) if self.fitter else None)
+
+    def fit(self, example: Example) -> Row:
+        """Render a row and make it fit; what a cut left out is listed."""
+        assert self.fitter is not None
+        fitted = self.fitter.fit(example)
+        if fitted.left_out:
+            listed = self.ledger.truncated if self.policy == "truncate" else self.ledger.split
+            listed.append(Problem(example.origin, TOO_LONG, fitted.left_out))
+        return Row(example, fitted.sequences, shared_tokens(fitted.sequences))
+
+
+NAMES_IN_ERRORS = {
+    "preference": "preference pairs (chosen and rejected)",
+    "openai": "conversations",
+    "sharegpt": "conversations",
+    "alpaca": "questions with answers",
+    "prompt and answer": "questions with answers",
+    "ranking": "ranked answers",
+    "kto": "answers with a label (kto)",
+}
+
+
+def cannot_learn(objective: str, form: str) -> str:
+    return f"{objective} can't learn from {NAMES_IN_ERRORS.get(form, form)}"
+
+
+def other_objective(form: str) -> str:
+    return OTHER_OBJECTIVE.get(form, OTHER_OBJECTIVE["openai"])
+
+
+def printable(name: str) -> str:
+    """A column's name that can be printed and written anywhere."""
+    return name.encode("utf-8", "backslashreplace").decode()

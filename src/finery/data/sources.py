@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from finery.data.encoding import lines_of, refuse_binary, text_of
+from finery.data.values import kind_of, loads, refuse_constant
 from finery.errors import DataError, RowError
 
 ENDINGS = {
@@ -101,7 +102,7 @@ def nearest(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f"the folder {parent} is not there either"
-    names = [name for name in os.listdir(parent) if not name.startswith(".")]
+    names = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
@@ -147,10 +148,8 @@ def read_json(file: DataFile) -> Iterator[RawRow]:
         if text.strip():
             value, end = decode_at(text, len(text) - len(text.lstrip()), file)
             if text[end:].strip():
-                line = text.count("\n", 0, end) + 1
-                raise DataError(
-                    "there is more text after the JSON object", f"{file.label}:{line}", "put the rows into an array"
-                )
+                where = f"{file.label}:{line_at(text, end)}"
+                raise DataError("there is more text after the JSON object", where, "make it an array of objects")
             yield checked(value, f"{file.label}:row 1")
         return
     for number, line in lines_of(file.path, file.label):
@@ -216,12 +215,13 @@ def decode_at(text: str, place: int, file: DataFile, row: int = 1) -> tuple[Any,
 
 
 def broken_array(text: str, place: int, file: DataFile, row: int, what: str) -> DataError:
-    line = text.count("\n", 0, place) + 1
-    return DataError(f"{file.label} is not valid JSON: {what} (row {row})", f"{file.label}:{line}", "mend the file there")
+    where = f"{file.label}:{line_at(text, place)}"
+    return DataError(f"{file.label} is not valid JSON: {what} (row {row})", where, "mend the file there")
 
 
-def refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value; write null")
+def line_at(text: str, place: int) -> int:
+    """1-based number of the line that holds a letter."""
+    return text.count("\n", 0, place) + 1
 
 
 DECODER = json.JSONDecoder(parse_constant=refuse_constant)
@@ -248,23 +248,7 @@ def checked(value: Any, origin: str) -> RawRow:
     """A row is an object."""
     if isinstance(value, dict):
         return RawRow(value, origin)
-    return RawRow({}, origin, RowError("not an object", f"the row is a {kind_of(value)}, not an object with columns", origin))
-
-
-def loads(text: str) -> Any:
-    """JSON as the standard has it: NaN and Infinity are none. ValueError where it is not, or is nested too deep."""
-    try:
-        return json.loads(text, parse_constant=refuse_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-
-
-def kind_of(value: Any) -> str:
-    """The type of a JSON value in words."""
-    if value is None:
-        return "null"
-    names = {bool: "boolean", int: "number", float: "number", str: "text", list: "list", dict: "JSON object"}
-    return names.get(type(value), type(value).__name__)
+    return RawRow({}, origin, RowError("not an object", f"the row is {kind_of(value)}, not an object with columns", origin))
 
 
 # --- tables and texts --------------------------------------------------------------------------------------------------------
@@ -347,7 +331,7 @@ def without_padding(value: Any) -> Any:
 
 
 def read_text(file: DataFile) -> Iterator[RawRow]:
-    """A `.md` is one document. A `.txt` is one, or one per line where its lines are whole paragraphs; `documents` says which."""
+    """A `.md` is one document; a `.txt` is one, or one per line where its lines are long. `documents` says which."""
     if file.kind == "txt" and (typical := long_lines(file)):
         file.documents = f"one document per line (typically {typical:,} characters)"
         for number, line in lines_of(file.path, file.label):

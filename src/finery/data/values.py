@@ -7,12 +7,12 @@ from typing import Any
 
 from finery.errors import RowError
 
-KINDS = {bool: "boolean", int: "number", float: "number", str: "text", list: "list", dict: "JSON object"}
+KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "a JSON object"}
 
 
 def kind_of(value: Any) -> str:
-    """The type of a JSON value in words."""
-    return "null" if value is None else KINDS.get(type(value), type(value).__name__)
+    """The type of a JSON value in words, to follow "is"."""
+    return "null" if value is None else KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def text_of(value: Any, column: str) -> str:
@@ -20,7 +20,7 @@ def text_of(value: Any, column: str) -> str:
     if not isinstance(value, str):
         kind = kind_of(value)
         name = column.split("[", 1)[0]
-        raise RowError(f"`{name}` is a {kind}", f"`{column}` is a {kind}, not text", way_out="write such values as text, in quotes")
+        raise RowError(f"`{name}` is {kind}", f"`{column}` is {kind}, not text", way_out="write such values as text, in quotes")
     if not value.isascii():
         whole_letters(value, column)
     return value
