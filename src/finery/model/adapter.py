@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +22,6 @@ def add_adapter(model: Any, config: Config) -> Any:
 
     ConfigError where `adapter.target` names layers that the model has not.
     """
-    import warnings
-
     import torch
 
     settings = config.adapter
@@ -40,9 +41,7 @@ def add_adapter(model: Any, config: Config) -> Any:
         task_type="CAUSAL_LM",
     )
     lora._register_custom_module({torch.nn.Linear: FusedLinear})
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.24 by a name that goes in transformers 6
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    with torch.random.fork_rng(devices=[]), without_warning():
         torch.manual_seed(config.seed)
         return get_peft_model(model, lora)
 
@@ -60,7 +59,16 @@ def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     """The model with the adapter of `folder` on it."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    with without_warning():
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+
+
+@contextmanager
+def without_warning() -> Iterator[None]:
+    """peft 0.21 asks transformers 5.24 for `is_gradient_checkpointing`, which goes in version 6; nothing to tell a user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def targets(model: nn.Module, wanted: str | list[str]) -> list[str]:

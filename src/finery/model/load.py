@@ -190,11 +190,13 @@ def read_json(model: str, name: str) -> dict[str, Any] | None:
             return None
     else:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        with explained(model):
+        with explained(model), quiet():
             try:
                 path = Path(hf_hub_download(model, name))
+            except LocalEntryNotFoundError as error:
+                raise unreachable(model, error) from None
             except EntryNotFoundError:
                 return None
     try:
@@ -305,16 +307,19 @@ def unreachable(model: str, error: Exception) -> ModelError:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no reports of transformers on the user's terminal."""
+    """No progress bars, retries and reports of the libraries on the user's terminal."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, hub_level, bars = logging.get_verbosity(), hub_logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         if bars:
             logging.enable_progress_bar()
 

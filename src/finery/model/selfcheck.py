@@ -20,7 +20,7 @@ from finery.model.policy import LAYOUTS, Policy, base_of
 from finery.types import Example, Row, Sequence
 
 TOKENS = 32  # of a sequence in the first check: enough for everything that does not depend on length
-MOST_TOKENS = 512  # of the longest sequence, where a limit lies within reach
+MOST_TOKENS = 512  # of a sequence whose logits are all computed; of a longer one the tail's
 TAIL = 256  # positions whose log-probabilities are compared
 # (largest difference of a log-probability, of their mean; largest move by replaced tokens)
 TOLERANCE = {torch.float32: (2e-4, 2e-5, 5e-5), torch.bfloat16: (0.5, 0.05, 0.25), torch.float16: (0.1, 0.01, 0.05)}
@@ -74,12 +74,13 @@ def limits(policy: Policy) -> list[int]:
 
 def check_sequences(policy: Policy, rows: list[Row]) -> list[np.ndarray]:
     """Two short sequences of the data, the second with the first's beginning, and a third that stands alone."""
-    pool = sorted((sequence.ids for row in rows for sequence in row.sequences), key=len, reverse=True)
+    pool = [sequence.ids for row in rows for sequence in row.sequences if len(sequence.ids) > 1]
+    pool = sorted(pool, key=len, reverse=True) or [np.arange(2)]
     longest = pool[0]
     reach = max([limit + TOKENS for limit in limits(policy) if limit < len(longest)], default=TOKENS)
     first = longest[: max(TOKENS, reach)]
     other, third = pool[len(pool) // 2][:TOKENS], pool[-1][:TOKENS]
-    shared = max(1, min(TOKENS, len(first)) // 3)
+    shared = max(1, len(first) - 2 * TOKENS // 3)  # so that a branch, too, reaches over a window
     return [first, np.concatenate([first[:shared], other[::-1]]), third]
 
 
@@ -111,8 +112,9 @@ def stock_logps(policy: Policy, ids: np.ndarray) -> torch.Tensor:
     """Log-probabilities of the last tokens of one sequence by the model's own forward and its full logits, on the CPU."""
     model = base_of(policy.model)
     inputs = torch.from_numpy(ids.astype(np.int64)).to(model.device)[None]
-    logits = model(input_ids=inputs, use_cache=False).logits[0].float()  # (T, V)
-    logps = logits[:-1].log_softmax(-1).gather(1, inputs[0, 1:, None])[:, 0]
+    tail = {"logits_to_keep": TAIL + 1} if len(ids) > MOST_TOKENS else {}
+    logits = model(input_ids=inputs, use_cache=False, **tail).logits[0].float()  # (T, V)
+    logps = logits[:-1].log_softmax(-1).gather(1, inputs[0, 1 - len(logits) :, None])[:, 0]
     return logps[-TAIL:].cpu()
 
 
