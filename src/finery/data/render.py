@@ -3,10 +3,12 @@
 A token is trained if and only if the model must emit it after the prompt that a server would send for that turn. What a
 template writes is learned by asking it; there is no registry of templates, and nothing here knows a model.
 
-A turn has three shapes, told apart by the prompt P (with the generation prompt) and the answered text F:
+A turn has one of three shapes, told apart by the prompt P (with the generation prompt) and the answered text F:
   plain     F continues P: the model emits the rest.
   closed    P ends in a whole, empty thinking block that F leaves out: the model emits F after the role header.
   open      P ends inside a thinking block: the model emits reasoning, the block's end, the answer.
+Where the turn is written without a role header, or the system text moves once there is an answer, the template is asked without
+them what it writes.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from finery.data.said import end_of_said, lost_in_answer, lost_in_prompt
 from finery.errors import ConfigError, ModelError, RowError
 from finery.types import Example, Message, Sequence
 
-MARK = "reasoningmark7f3a"  # stands in for a reasoning, to see where the template writes it
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")  # the names in use: templates read one of them
+MARK = "markofathought"  # stands in for a reasoning, to see where the template writes it
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")  # the names in use: templates read one of them
+PARTS = "parts"  # or a part of the content, of the type `thinking`
 THINKING = {True: {"enable_thinking": True, "thinking": True}, False: {"enable_thinking": False, "thinking": False}, None: {}}
 CHATML = Path(__file__).with_name("chatml.jinja")
 WAYS_OUT = "template: FILE.jinja, or template: chatml"
@@ -85,7 +88,7 @@ class Renderer:
         return found
 
     def prompt(self, messages: list[Message], tools: Iterable[dict[str, Any]] = (), thinking: bool | None = None) -> list[int]:
-        """The ids that chat and serve send for the next answer: those of training. `thinking` None: as trained without thoughts."""
+        """The ids that chat and serve send for the next answer. `thinking` None: the mode of turns trained without thoughts."""
         if thinking is None:
             thinking = self.mode_seen.get("plain")
         table: dict[str, str] = {}
@@ -145,15 +148,15 @@ class Renderer:
         for mode in (None, True) if reasoning else (False, None, True):
             try:
                 prompt = self.ask(before, tools, True, THINKING[mode])
-                why = lost_in_prompt(prompt, before, tools) or why
-                if why:
+                if lost := lost_in_prompt(prompt, before, tools):
+                    why = why or lost
                     continue
-                for key in REASONING_KEYS if reasoning else REASONING_KEYS[:1]:
+                for key in (*REASONING_KEYS, PARTS) if reasoning else REASONING_KEYS[:1]:
                     answered = with_reasoning(message, key, reasoning)
-                    full = self.ask([*before, answered], tools, False, THINKING[mode])
-                    for answer in self.shapes(prompt, full, before, answered, key, reasoning, tools, mode):
-                        if lost := lost_in_answer(answer, message, reasoning):
-                            why = why or lost
+                    for answer in self.shapes(prompt, before, answered, key, reasoning, tools, mode):
+                        lost = lost_in_answer(answer, message, reasoning)
+                        if lost or (key == PARTS and not self.sets_apart(answer, message, reasoning)):
+                            why = why or lost or "the reasoning goes missing"
                             continue
                         self.mode_seen.setdefault(kind, mode)
                         return Turn(prompt, self.ended(answer, given, i, tools, mode, reasoning))
@@ -166,7 +169,6 @@ class Renderer:
     def shapes(
         self,
         prompt: str,
-        full: str,
         before: list[dict[str, Any]],
         answered: dict[str, Any],
         key: str,
@@ -175,8 +177,15 @@ class Renderer:
         mode: bool | None,
     ) -> Iterator[str]:
         """What the model would have to emit after the prompt, by each shape that fits."""
+        full = self.ask([*before, answered], tools, False, THINKING[mode])
+        opened = re.search(r"<(\w+)>\s*$", prompt) if reasoning else None  # the prompt ends inside a thinking block
         if full.startswith(prompt):
-            yield full[len(prompt) :]
+            rest = full[len(prompt) :]
+            yield rest
+            if opened and rest.startswith(f"</{opened[1]}>"):
+                yield reasoning + rest
+            elif opened:
+                yield f"{reasoning}\n</{opened[1]}>\n\n{rest}"
             return
         shared = self.common_text(prompt, full)
         prefill, rest = prompt[shared:], full[shared:]
@@ -187,8 +196,16 @@ class Renderer:
             marked = self.ask([*before, with_reasoning(answered, key, MARK)], tools, False, THINKING[mode])
             if MARK in marked:
                 yield reasoning + marked.split(MARK, 1)[1]
-            elif name := re.search(r"<(\w+)>\s*$", prefill):
-                yield f"{reasoning}\n</{name[1]}>\n\n{rest}"
+            elif opened:
+                yield f"{reasoning}\n</{opened[1]}>\n\n{rest}"
+        history = self.ask(before, tools, False, THINKING[mode])
+        if prompt.startswith(history) and full.startswith(history):  # the turn is written without a role header
+            yield full[len(history) :]
+        if before and before[0]["role"] == "system" and len(before) > 1:  # the system text moves once there is an answer
+            short = self.ask(before[1:], tools, True, THINKING[mode])
+            answer = self.ask([*before[1:], answered], tools, False, THINKING[mode])
+            if answer.startswith(short) and self.pieces(short)[-1:] == self.pieces(prompt)[-1:]:
+                yield answer[len(short) :]
 
     def ended(
         self, answer: str, given: list[dict[str, Any]], i: int, tools: list[dict[str, Any]], mode: bool | None, reasoning: str
@@ -245,6 +262,12 @@ class Renderer:
             found |= {k: v for k, v in (("name", message.name), ("tool_call_id", message.tool_call_id)) if v}
         return found
 
+    def sets_apart(self, answer: str, message: dict[str, Any], reasoning: str) -> bool:
+        """Whether a thought given as a content part stands in a block of its own: some templates print parts as they are."""
+        _, _, after = answer.partition(reasoning)
+        between = after[: after.find(message["content"])] if message["content"] else after
+        return any(is_marker(piece) for piece in self.pieces(between)) and "type" not in between
+
     def borders(self, text: str) -> list[int]:
         """Where the text's tokens end, in letters; a letter of several tokens ends with its last one."""
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -256,7 +279,7 @@ class Renderer:
 
     def common_text(self, one: str, other: str) -> int:
         """Letters that two texts share from the beginning, up to a border between tokens in both."""
-        shared = len(commonprefix([one, other]))
+        shared = len(commonprefix([one, other]))  # noqa: RUF071
         both = set(self.borders(one)) & set(self.borders(other))
         return max((end for end in both if end <= shared), default=0)
 
@@ -288,6 +311,9 @@ def made(ids: list[int], loss: list[float]) -> Sequence:
 
 def with_reasoning(message: dict[str, Any], key: str, text: str) -> dict[str, Any]:
     bare = {k: v for k, v in message.items() if k not in REASONING_KEYS}
+    if key == PARTS and text:
+        said = [{"type": "text", "text": message["content"]}] if message["content"] else []
+        return {**bare, "content": [{"type": "thinking", "thinking": text}, *said]}
     return {**bare, key: text} if text else bare
 
 
