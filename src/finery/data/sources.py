@@ -196,8 +196,9 @@ def read_array(file: DataFile) -> Iterator[RawRow]:
                 raise broken_array(text, place, file, row, "a comma after the last row")
         elif text[place : place + 1] != "]":
             raise broken_array(text, place, file, row, "a comma or the closing ] is missing after the row")
-    if text[place + 1 :].strip():
-        raise broken_array(text, place, file, row, "there is more text after the array")
+    end = skip_space(text, place + 1)
+    if end < len(text):
+        raise broken_array(text, end, file, row, "there is more text after the array")
 
 
 def skip_space(text: str, place: int) -> int:
