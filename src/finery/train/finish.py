@@ -23,7 +23,8 @@ def save_final(job: Job, tokenizer: Any) -> None:
     scratch.mkdir()
     save_adapter(job.model, scratch)
     own_template = tokenizer.chat_template
-    tokenizer.chat_template = job.prepared.renderer.source if job.prepared.renderer is not None else None
+    if job.prepared.renderer is not None:
+        tokenizer.chat_template = job.prepared.renderer.source
     tokenizer.save_pretrained(scratch)
     tokenizer.chat_template = own_template
     seal(scratch, {"step": job.step, "adapter": job.config.adapter.type, "base": job.config.model})
