@@ -5,9 +5,12 @@ The reference is the stock model with its own attention and full logits, one seq
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from finery.config.schema import Config
 from finery.data.batch import to_batch
@@ -16,6 +19,8 @@ from finery.model.adapter import add_adapter
 from finery.model.policy import LAYOUTS, Policy
 from finery.model.selfcheck import settle_layout
 from finery.types import Example, Row, Sequence
+from tests.shared import case_folder
+from tests.tiny import make_tokenizer
 
 VOCABULARY = 97
 WINDOW = 16  # tokens; crossed by most sequences below
@@ -49,8 +54,6 @@ EXPECTED = {"gemma2": "dense", "falcon": "dense"}
 
 def tiny(family: str):
     """A random model of the family, the same each time."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     torch.manual_seed(1)
     settings = {**SMALL, **FAMILIES[family]}
     if family in ("falcon", "gpt2"):  # these derive it
@@ -185,6 +188,38 @@ def test_recomputed_activations_give_the_same_gradients():
     policy = Policy(model)
     policy.train()
     expected = packed(policy, rows)
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    assert model.is_activation_checkpointing
+    renamed = hasattr(model, "activation_checkpointing_enable")  # transformers 5.24
+    enable = model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    assert model.base_model.layers[0].gradient_checkpointing
     check_equal(packed(policy, rows), expected)
+
+
+def test_rows_of_a_pass_learn_nothing_from_one_another():
+    """The case training-packing-leak: three rows say a word, three ask for it; packing must not help."""
+    folder = case_folder("training-packing-leak")
+    tokenizer = make_tokenizer()
+    torch.manual_seed(1)
+    config = {**SMALL, "vocab_size": len(tokenizer), "tie_word_embeddings": False}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **config)).eval()
+    rows = []
+    for number, line in enumerate((folder / "rows.jsonl").read_text().splitlines()):
+        messages = json.loads(line)["messages"]
+        prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=False)
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        start, ids = len(tokenizer(prompt)["input_ids"]), tokenizer(whole)["input_ids"]
+        loss = np.array([0] * start + [1] * (len(ids) - start), np.float32)
+        rows.append(Row(Example(), [Sequence(np.array(ids, np.int32), loss, number)], len(ids)))
+    assert len(rows) == 6
+    each = [float(alone(model, [row])[0].sum()) for row in rows]
+    expected = alone(model, rows)
+    policy = Policy(model)
+    assert settle_layout(policy, rows)["layout"] == "forest"
+    for order in ([0, 1, 2, 3, 4, 5], [2, 0, 5, 1, 4, 3]):
+        batch = to_batch(pack([rows[i] for i in order]))
+        logp = policy(batch).logp.detach()
+        found = [float(logp[batch.owner == place].sum()) for place in range(6)]
+        assert found == pytest.approx([each[i] for i in order], rel=1e-4)
+        grads = packed(policy, [rows[i] for i in order])[1]
+        for name, grad in grads.items():
+            assert (grad - expected[1][name]).norm() <= 1e-3 * expected[1][name].norm(), name

@@ -142,3 +142,18 @@ def test_dropout_is_honoured_in_the_forest():
     assert torch.equal(first, own(batch).logp)
     own.eval()
     assert torch.equal(own(batch).logp, own(batch).logp)
+
+
+def test_lengths_on_both_sides_of_a_rope_boundary_never_share_a_pass():
+    """longrope turns every position of a pass by the factors of its longest sequence."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
+    settings = {**SMALL, "rope_parameters": rope, "original_max_position_embeddings": 24, "max_position_embeddings": 256}
+    torch.manual_seed(0)
+    own = Policy(AutoModelForCausalLM.from_config(AutoConfig.for_model("phi3", **settings)))
+    short, long = long_row(20), long_row(60)
+    report = settle_layout(own, [short, long_row(18)])
+    assert report["layout"] == "forest" and 24 in report["recheck_lengths"]
+    report = recheck(own, [short, long], report["recheck_lengths"])
+    assert report["layout"] == "padded", report

@@ -48,11 +48,14 @@ def add_adapter(model: Any, config: Config) -> Any:
 
 def save_adapter(model: Any, folder: Path) -> None:
     """The adapter (peft's files) or the whole model (transformers' files), as safetensors."""
-    if hasattr(model, "peft_config"):
-        # "auto" asks the hub whether the vocabulary has grown; nothing here makes it grow
-        model.save_pretrained(folder, save_embedding_layers=False)
-    else:
-        model.save_pretrained(folder)
+    from finery.model.load import quiet
+
+    with quiet():
+        if hasattr(model, "peft_config"):
+            # "auto" asks the hub whether the vocabulary has grown; nothing here makes it grow
+            model.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            model.save_pretrained(folder)
 
 
 def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:

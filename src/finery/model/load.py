@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import io
 import json
 import re
 import struct
@@ -63,7 +64,8 @@ def load_model(config: Config) -> tuple[Any, dict[str, Any]]:
     kind = kind_of(config.model)
     refuse_other_models(config.model, kind)
     device, dtype, about = choose(config)
-    with quiet(), explained(config.model):
+    # the bar of dequantising goes to stderr, whatever transformers is told
+    with quiet(), explained(config.model), contextlib.redirect_stderr(io.StringIO()):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             **where(config.model, kind),
             dtype=torch.float32 if kind == "gguf" else dtype,
@@ -78,6 +80,8 @@ def load_model(config: Config) -> tuple[Any, dict[str, Any]]:
     model = model.to(device=device, dtype=dtype)
     about["attention"] = model.config._attn_implementation
     about["parameters"] = sum(p.numel() for p in model.parameters())
+    if config.adapter.type == "lora" and any(".experts." in f".{name}" and p.ndim == 3 for name, p in model.named_parameters()):
+        about["notes"].append("note: the adapter does not cover the experts of this mixture model; they stay as they are")
     return model, about
 
 
@@ -330,12 +334,14 @@ def quiet() -> Iterator[None]:
 def from_gguf(model: Any, name: str) -> Any:
     """The same model without its GGUF past: transformers refuses `save_pretrained` on one that was loaded from GGUF."""
     from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
-    model.config._name_or_path = name
-    for key in ("quantization_config", "_pre_quantization_dtype"):
+    for key in ("quantization_config", "_pre_quantization_dtype", "_model_name_or_path"):
         if hasattr(model.config, key):
             delattr(model.config, key)
-    fresh = AutoModelForCausalLM.from_config(model.config)
+    model.config._name_or_path = name
+    with no_init_weights():
+        fresh = AutoModelForCausalLM.from_config(model.config)
     fresh.load_state_dict(model.state_dict())
     fresh.tie_weights()
     fresh.generation_config = model.generation_config

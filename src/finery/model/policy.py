@@ -99,7 +99,7 @@ class Policy(nn.Module):
         """Each sequence in a row of its own, padded on the right, rows of similar length together."""
         model = base_of(self.model)
         picked, orders = [], []
-        for ids, mask, row, column, order in padded_rows(batch):
+        for ids, mask, row, column, order in padded_rows(batch, rope_boundary(model.config)):
             inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
             orders.append(order)
             if self.stock_head:
@@ -126,11 +126,22 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def padded_rows(batch: Batch) -> list[tuple[torch.Tensor, ...]]:
+def rope_boundary(config: Any) -> int | None:
+    """The length in tokens beyond which the rope of a whole pass changes (longrope, dynamic); None where it never does."""
+    config = config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in ("longrope", "dynamic"):
+        return None
+    original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return original or config.max_position_embeddings
+
+
+def padded_rows(batch: Batch, boundary: int | None = None) -> list[tuple[torch.Tensor, ...]]:
     """The sequences that predict something, padded on the right: (ids (R, T), mask (R, T), row, column, prediction) by group.
 
     `row` and `column` say where the group's predictions come from, `prediction` which of the M they are. A group's padded
-    size stays within the size of the batch, so short sequences don't ride beside a long one.
+    size stays within the size of the batch, so short sequences don't ride beside a long one; no group holds sequences on
+    both sides of `boundary`.
     """
     device = batch.ids.device
     at = torch.arange(len(batch.ids), device=device)
@@ -144,6 +155,8 @@ def padded_rows(batch: Batch) -> list[tuple[torch.Tensor, ...]]:
     while paths:
         width = len(paths[0][1])
         count = max(1, len(batch.ids) // width)
+        if boundary is not None and width > boundary:
+            count = min(count, sum(len(path) > boundary for _, path in paths))
         group, paths = paths[:count], paths[count:]
         ids = torch.zeros(len(group), width, dtype=torch.int64, device=device)
         mask = torch.zeros_like(ids)
