@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from finery.data.columns import columns_of
+from finery.config.schema import COLUMNS
+from finery.data.columns import NAMES, columns_of
 from finery.data.formats import recognise, to_example
 from finery.errors import DataError, RowError
 from finery.types import Example, Message, ToolCall
@@ -76,6 +77,10 @@ def test_mapping_comes_first() -> None:
     form, made = example(row, {"prompt": "frage", "answer": "antwort", "system": "sys"})
     assert form == "prompt and answer"
     assert flat(made) == [("system", "Be brief."), ("user", "Why?"), ("assistant", "So.")]
+
+
+def test_the_settings_know_the_same_names() -> None:
+    assert set(COLUMNS) == set(NAMES)
 
 
 def test_two_candidates_are_not_guessed() -> None:

@@ -97,8 +97,6 @@ def test_sources_columns_and_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "columns", "words"),
     [
-        ({"question": "a", "answer": "b"}, {"anser": "answer"}, ["anser", "answer"]),
-        ({"question": "a", "answer": "b"}, {"response": "answer"}, ["response", "answer"]),
         ({"question": "a", "text_out": "b"}, {"answer": "textout"}, ["textout", "text_out"]),
         ({"instruction": "a", "inputs": "lost?", "output": "b"}, {}, ["inputs", "`input`"]),
         ({"instruction": "a", "ouput": "b"}, {}, ["ouput", "output"]),
@@ -318,6 +316,25 @@ def test_a_file_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(DataError, match=r"none\.jsonl"):
         run(train, validation=str(tmp_path / "none.jsonl"))
+
+
+def test_folders_with_parts_to_hold_out_are_noted(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write(tmp_path / f"{name}.jsonl", [chat("q", name)])
+    assert any("test.jsonl" in note and "validation" in note for note in run(tmp_path).ledger.notes)
+    assert not run(tmp_path / "test.jsonl").ledger.notes
+
+
+def test_text_beside_a_conversation(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{**chat("a", "b"), "text": "a and b"}])
+    assert dict(run(path).ledger.sources[0].formats) == {"openai": 1}
+    assert dict(run(path, objective="pt").ledger.sources[0].formats) == {"raw text": 1}
+
+
+def test_many_bad_rows_are_counted_in_a_moment(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [chat("a")] * 20_000)
+    with pytest.raises(DataError, match="20,000 of 20,000"):
+        run(path)
 
 
 # --- preview -----------------------------------------------------------------------------------------------------------------

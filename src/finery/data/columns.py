@@ -57,15 +57,6 @@ def two_columns(right: str, first: str, second: str) -> DataError:
     )
 
 
-def check_mapping(mapping: Mapping[str, str]) -> None:
-    """DataError where `columns:` names something that is no right name."""
-    for name in mapping:
-        if name not in NAMES:
-            near = difflib.get_close_matches(RIGHT_NAME.get(name, name), NAMES, 1, cutoff=0.6)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise DataError(f"`columns` has the name {name}", "data: columns", f"{hint}the names are {', '.join(NAMES)}")
-
-
 def check_mapped_columns(mapping: Mapping[str, str], columns: Sequence[str], label: str) -> None:
     """DataError where a mapped column is in no row."""
     for right, column in mapping.items():

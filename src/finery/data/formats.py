@@ -37,8 +37,13 @@ READ = {  # the right names that a format reads
 WORDS = {"true": True, "false": False, "1": True, "0": False}
 
 
-def recognise(row: Mapping[str, Any], columns: Columns) -> str | None:
-    """The format of one row, None where its columns tell nothing. `columns`: those that hold something, by right name."""
+def recognise(row: Mapping[str, Any], columns: Columns, objective: str = "sft") -> str | None:
+    """The format of one row, None where its columns tell nothing. `columns`: those that hold something, by right name.
+
+    Where a row has both a conversation and raw text, the objective decides.
+    """
+    if objective == "pt" and "text" in columns:
+        return "raw text"
     if "chosen" in columns or all(any(c in row for c in NAMES[right]) for right in ("chosen", "rejected")):
         return "preference"
     rated = columns.get("label") == "kto_tag" or isinstance(row.get(columns.get("label", "")), bool)

@@ -16,7 +16,6 @@ from finery.data.columns import (
     RIGHT_NAME,
     Columns,
     check_mapped_columns,
-    check_mapping,
     columns_of,
     misspelt,
     misspelt_error,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int | None], None]  # (rows read so far, rows in all where that is known)
 LOOKED_AT = 20  # rows of a file that tell what it is
+HELD_OUT = ("test", "valid", "dev", "eval")  # how files begin that data sets mean to be held out
 PROGRESS_ROWS = 200  # between two reports
 OTHER_OBJECTIVE = {
     "preference": "chosen and rejected answers are pairs, for `objective: dpo`; to learn the chosen ones alone with sft, "
@@ -105,7 +105,7 @@ def prepare(
     chosen = held_out(keys, share, ledger.unit) if share > 0 and not last_blocks else set()
     if not own_file:
         held = [found[i] for i in sorted(chosen)]
-    elif known := sum(admitted.key in set(keys) for admitted in held):
+    elif known := len({admitted.key for admitted in held} & set(keys)):
         ledger.notes.append(f"{known:,} held-out {ledger.unit} are in the training data too: their loss is no test")
     train = [admitted for i, admitted in enumerate(found) if i not in chosen]
     ledger.trained, ledger.validation = len(train), len(held)
@@ -161,23 +161,23 @@ def numbered(rows: list[Row]) -> list[Row]:
 
 def stop_on_bad_rows(config: Config, ledger: Ledger) -> None:
     """The error that lists all rows that may not be left out."""
-    long = [problem for problem in ledger.problems if problem.reason == TOO_LONG and config.on_too_long == "error"]
-    bad = [problem for problem in ledger.problems if problem.reason != TOO_LONG and config.on_bad_row == "error"]
-    ways_out = ["leave bad rows out with on_bad_row=drop"] if bad else []
-    if long:
-        ways_out.append("for long rows: a larger context, or on_too_long=drop, truncate or split")
-    if bad or long:
-        raise BadRows(ledger, [problem for problem in ledger.problems if problem in bad or problem in long], ways_out)
+    policies = {True: config.on_too_long, False: config.on_bad_row}
+    told = [problem for problem in ledger.problems if policies[problem.reason == TOO_LONG] == "error"]
+    ways_out = {
+        "leave bad rows out with on_bad_row=drop": any(problem.reason != TOO_LONG for problem in told),
+        "for long rows: a larger context, or on_too_long=drop, truncate or split": any(p.reason == TOO_LONG for p in told),
+    }
+    if told:
+        raise BadRows(ledger, told, [way_out for way_out, helps in ways_out.items() if helps])
 
 
 def no_rows(ledger: Ledger, use: str) -> DataError:
     """Nothing is left to train on, or to hold out."""
-    names = ", ".join(source.label for source in ledger.sources if source.use == use)
-    if ledger.problems:
+    sources = [source for source in ledger.sources if source.use == use]
+    if any(source.rows for source in sources):
         return BadRows(ledger, ledger.problems, [])
-    return DataError(
-        f"{names}: 0 {ledger.unit}, there is nothing in it to {'train on' if use == 'train' else 'hold out'}", names
-    )
+    names = ", ".join(source.label for source in sources)
+    return DataError(f"{names}: 0 {ledger.unit}, nothing to {'train on' if use == 'train' else 'hold out'}", names)
 
 
 class Reading:
@@ -200,11 +200,14 @@ class Reading:
         """Every row of the sources that can be used, in order."""
         files = []
         for number, source in enumerate(sources):
-            check_mapping(source.columns)
             skipped: list[str] = []
-            files += [(number, source, file) for file in files_of(Path(source.path), skipped)]
+            found = files_of(Path(source.path), skipped)
+            files += [(number, source, file) for file in found]
             if skipped:
                 self.ledger.notes.append(f"{source.path}: not read: {', '.join(skipped[:10])}{' ...' if skipped[10:] else ''}")
+            held = [file.label for file in found if file.path.stem.lower().startswith(HELD_OUT)]
+            if use == "train" and held and len(found) > len(held):
+                self.ledger.notes.append(f"{', '.join(held)}: trained on like the others; to hold it out, use `validation`")
         labels = Counter(file.label for _, _, file in files)
         for _, _, file in files:
             if labels[file.label] > 1:
@@ -255,7 +258,7 @@ class Reading:
         columns = list(dict.fromkeys(column for row in sample for column in row))
         check_mapped_columns(source.columns, columns, file.label)
         try:
-            forms = [recognise(row, columns_of(row, source.columns)) for row in sample]
+            forms = [recognise(row, columns_of(row, source.columns), self.objective) for row in sample]
         except DataError as error:
             raise DataError(error.what, file.label, error.way_out) from None
         if not source.columns:
@@ -273,7 +276,7 @@ class Reading:
         if raw.problem is not None:
             raise raw.problem
         columns: Columns = columns_of(raw.value, source.columns)
-        form = recognise(raw.value, columns)
+        form = recognise(raw.value, columns, self.objective)
         if form is None:
             there = ", ".join(printable(column) for column in raw.value) or "none"
             raise RowError("columns not known", f"nothing is known of its columns: {there}")

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from finery.data.encoding import lines_of, refuse_binary, text_of
-from finery.data.values import kind_of, loads, refuse_constant
+from finery.data.values import DECODER, kind_of, loads
 from finery.errors import DataError, RowError
 
 ENDINGS = {
@@ -30,7 +30,7 @@ ENDINGS = {
     ".txt": "txt",
     ".md": "md",
 }
-NO_DATA = ("readme", "license", "licence", "dataset_info", "dataset_infos")  # names beside the data of a folder
+NO_DATA = ("readme", "license", "licence", "dataset_info")  # names beside the data of a folder
 LONG_LINE = 500  # characters: from here on lines of a .txt are taken for documents, shorter ones for wrapped text
 LOOKED_AT = 2000  # lines of a .txt that decide it
 BATCH = 512  # rows of a Parquet file that are in memory at once
@@ -85,7 +85,7 @@ def files_in_folder(folder: Path, skipped: list[str]) -> list[DataFile]:
         if any(part.startswith(".") for part in inside.parts) or not path.is_file():
             continue
         kind = ENDINGS.get(path.suffix.lower())
-        if kind is None or path.stem.lower() in NO_DATA:
+        if kind is None or path.stem.lower().startswith(NO_DATA):
             skipped.append(printable(str(inside)))
             continue
         found.append(DataFile(path, kind, printable(str(Path(folder.name) / inside))))
@@ -223,9 +223,6 @@ def broken_array(text: str, place: int, file: DataFile, row: int, what: str) -> 
 def line_at(text: str, place: int) -> int:
     """1-based number of the line that holds a letter."""
     return text.count("\n", 0, place) + 1
-
-
-DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 def what_is_wrong(line: str, error: Exception) -> str:

@@ -50,10 +50,13 @@ def as_json(value: Any, column: str) -> Any:
 def loads(text: str) -> Any:
     """JSON as the standard has it: NaN and Infinity are none. ValueError where it is not, or is nested too deep."""
     try:
-        return json.loads(text, parse_constant=refuse_constant)
+        return DECODER.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
 
 def refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value; write null")
+
+
+DECODER = json.JSONDecoder(parse_constant=refuse_constant)
