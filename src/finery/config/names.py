@@ -20,6 +20,7 @@ OTHER_NAMES = {
     "finetuning_type": "adapter",
     "peft": "adapter",
     "lora_rank": "adapter.rank",
+    "r": "adapter.rank",
     "lora_r": "adapter.rank",
     "lora_alpha": "adapter.alpha",
     "lora_dropout": "adapter.dropout",
@@ -58,19 +59,39 @@ OTHER_NAMES = {
 }
 
 
+# Settings of LLaMA-Factory that have nothing to set here, and why.
+NOT_NEEDED = {
+    "template": "the model's own template is used; `template` here is a .jinja file or `chatml`",
+    "do_train": "`finery train` trains",
+    "do_eval": "held-out rows are evaluated wherever `validation` is given",
+    "overwrite_cache": "there is no cache",
+    "overwrite_output_dir": "a finished run is never overwritten",
+    "preprocessing_num_workers": "the data is read in one process",
+    "dataloader_num_workers": "the data is read in one process",
+    "logging_steps": "each step is logged",
+    "plot_loss": "`finery runs RUN` shows the course, events.jsonl holds it",
+    "report_to": "events.jsonl holds everything",
+    "resume_from_checkpoint": "`finery resume RUN`",
+    "trust_remote_code": "code from a model folder is never run",
+    "eval_strategy": "`evaluate_every` says when",
+    "evaluation_strategy": "`evaluate_every` says when",
+    "per_device_eval_batch_size": "evaluation uses `tokens_per_pass`",
+}
+
+
 def looks_like_llamafactory(values: dict[str, Any]) -> bool:
     """Whether a file is written for LLaMA-Factory: its names for the model and for what to do."""
     return "model_name_or_path" in values and bool({"stage", "finetuning_type", "dataset", "do_train"} & values.keys())
 
 
 def side_by_side(document: Document) -> ConfigError:
-    """The error for such a file: each of its keys with ours."""
+    """The error for such a file: each of its keys with ours. Nothing is translated, so nothing is lost in silence."""
     lines = []
     for key in document.values:
-        ours = key if key in Config.model_fields else OTHER_NAMES.get(key, "no setting here yet")
+        ours = NOT_NEEDED.get(key) or (key if key in Config.model_fields else OTHER_NAMES.get(key, "has no setting here"))
         lines.append(f"{document.path}:{document.line_of([key])}: {key} -> {ours}")
     return ConfigError(
-        "this file is written for LLaMA-Factory; its settings under their names here:\n" + "\n".join(lines),
+        "this file is written for LLaMA-Factory, and Finery does not translate it yet; its keys and ours:\n" + "\n".join(lines),
         str(document.path),
-        "write these settings into a new YAML; batch_size is per-device batch x accumulation x devices",
+        "write a new YAML with our keys; batch_size is per_device_train_batch_size x gradient_accumulation_steps x devices",
     )

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import difflib
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+COLUMNS = ("prompt", "input", "answer", "system", "history", "messages", "tools", "chosen", "rejected", "label", "text")
 
 
 class Section(BaseModel):
-    """A group of settings: unknown keys are errors, values can't change after loading, numbers must be finite."""
+    """A group of settings: unknown keys are errors, values can't change after loading, numbers must be finite,
+    and nothing is converted: `true` is no 1, "off" no false."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def null_is_not_given(cls, values: Any) -> Any:
+        """`learning_rate: null` means its default; only where `null` is a value of its own (`clip`) it stays."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
+        return {k: v for k, v in values.items() if v is not None or k in optional or k not in cls.model_fields}
 
 
 class Source(Section):
     """One place that data comes from."""
 
-    path: str
+    path: str = Field(min_length=1)
     """A file (json, jsonl, csv, tsv, parquet, txt, md) or a folder of them. Relative paths start at the YAML file's folder."""
     weight: float = Field(1.0, gt=0)
     """How often each row is used in an epoch: 0.5 takes another half each epoch, 2 takes every row twice."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Which column is what, where the names tell nothing: `{prompt: frage, answer: antwort}`. The right names: prompt, input,
     answer, system, history, messages, tools, chosen, rejected, label, text."""
+
+    @field_validator("columns")
+    @classmethod
+    def right_names(cls, columns: dict[str, str]) -> dict[str, str]:
+        for name in columns:
+            if name not in COLUMNS:
+                near = difflib.get_close_matches(name, COLUMNS, 1)
+                hint = f"did you mean `{near[0]}`?" if near else "it is RIGHT-NAME: COLUMN-OF-THE-FILE"
+                raise ValueError(f"`{name}` is none of {', '.join(COLUMNS)}; {hint}")
+        return columns
 
 
 class Sft(Section):
@@ -58,6 +82,13 @@ class Lora(Section):
     target: str | list[str] = "all"
     """Which linear layers get an adapter: `all` but the output head, or names such as `[q_proj, v_proj]`."""
 
+    @field_validator("target", mode="before")
+    @classmethod
+    def all_or_names(cls, target: Any) -> Any:
+        if target and (isinstance(target, str) or (isinstance(target, list) and all(isinstance(name, str) for name in target))):
+            return target
+        raise ValueError("this must be `all` or a list of layer names such as `[q_proj, v_proj]`")
+
 
 class AdamW(Section):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv 1711.05101)."""
@@ -76,7 +107,7 @@ class Config(Section):
 
     model: str = Field(min_length=1)
     """The base model: a folder, a `.gguf` file, or a name on the Hugging Face hub. Relative to the YAML's folder."""
-    data: str | list[str | Source] | Source = Field()
+    data: list[Source] = Field(min_length=1)
     """The training data: a file, a folder, or a list of them with weights. The format is recognised and shown."""
     objective: Annotated[Sft | Pt, Field(discriminator="type")] = Sft()
     """What is learned: `sft` (answers to conversations) or `pt` (raw text)."""
@@ -97,7 +128,7 @@ class Config(Section):
     several sequences of it between turns (`split`). The end of an answer is never trained after a cut."""
     on_bad_row: Literal["error", "drop"] = "error"
     """A row that can't be used: stop and list all of them (`error`), or leave them out and count them (`drop`)."""
-    validation: float | int | str | None = None
+    validation: int | float | str | None = None
     """Held-out rows for the evaluation loss: a share below 1, a number of rows, or a file of their own. Which rows are held out
     depends on their content, not on their order; equal rows stay together."""
 
@@ -140,7 +171,79 @@ class Config(Section):
     layout: Literal["auto", "forest", "dense", "padded"] = "auto"
     """How sequences share a pass. `auto` takes the fastest that this model passes the self-check with."""
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def sources(cls, data: Any) -> Any:
+        """One source may stand without its list, and a path without its `path:`."""
+        given = data if isinstance(data, list) else [data]
+        return [{"path": one} if isinstance(one, str) else one for one in given]
+
+    @field_validator("objective", "adapter", "optimizer", mode="before")
+    @classmethod
+    def variant(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        return as_variant(info.field_name, value)
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def share_number_or_file(cls, held_out: Any) -> Any:
+        if isinstance(held_out, str) and held_out:
+            return held_out
+        if isinstance(held_out, bool) or not isinstance(held_out, int | float | None):
+            raise ValueError("this must be a share below 1, a whole number of rows, or a file")
+        if held_out is None or held_out == 0:
+            return None
+        if not 0 < held_out < 1 and not (held_out >= 1 and float(held_out).is_integer()):
+            raise ValueError(f"`{held_out}` is out of range: a share above 0 and below 1, a whole number of rows, or a file")
+        return held_out if held_out < 1 else int(held_out)
+
+    @field_validator("warmup", "evaluate_every", "save_every")
+    @classmethod
+    def share_or_steps(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and not value.is_integer():
+            raise ValueError(f"`{value}` is neither a share below 1 nor a whole number of steps")
+        return value
+
+    @model_validator(mode="after")
+    def agree(self) -> Config:
+        """Settings that exclude each other: none of them wins in silence."""
+        found = {key: text for key, wrong, text in contradictions(self) if wrong}
+        if found:
+            raise PydanticCustomError("contradictions", "{text}", {"text": "; ".join(found.values()), "found": found})
+        return self
+
+
+def contradictions(config: Config) -> list[tuple[str, bool, str]]:
+    """(setting, whether it is wrong here, why and the way out)."""
+    raw = config.objective.type == "pt"
+    no_turns = "raw text (`objective: pt`) has no turns, so this would do nothing; leave it out"
+    nothing = config.validation is None and not config.questions
+    return [
+        ("template", raw and config.template is not None, no_turns),
+        ("reasoning", raw and config.reasoning != "keep", no_turns),
+        ("questions", raw and bool(config.questions), no_turns),
+        (
+            "on_too_long",
+            raw and config.on_too_long != "error",
+            "raw text (`objective: pt`) is cut into blocks of `context` tokens, so no row is too long; leave it out",
+        ),
+        (
+            "evaluate_every",
+            config.evaluate_every is not None and nothing,
+            "there is nothing to evaluate; hold rows out, for instance `validation: 0.1`, or give `questions`",
+        ),
+    ]
+
 
 def variants() -> dict[str, dict[str, type[Section]]]:
     """The settings that have variants by `type`: `{"adapter": {"lora": Lora, ...}, ...}`."""
     return {"objective": {"sft": Sft, "pt": Pt}, "adapter": {"lora": Lora, "full": Full}, "optimizer": {"adamw": AdamW}}
+
+
+def as_variant(key: str, value: Any) -> Any:
+    """`lora` is `{type: lora}`, and a mapping without `type` means the default one."""
+    if isinstance(value, str):
+        return {"type": value}
+    if isinstance(value, dict) and value.get("type") is None:
+        return {**value, "type": Config.model_fields[key].default.type}
+    return value
