@@ -269,3 +269,18 @@ def test_two_system_texts() -> None:
     assert example({"messages": chat, "system": "A"})[1].prompt[0] == Message("system", "A")
     with pytest.raises(RowError, match="two system texts"):
         example({"messages": chat, "system": "B"})
+
+
+def test_values_that_json_cannot_hold() -> None:
+    """A Parquet file has dates; a model's tool call has not."""
+    import datetime
+
+    day = datetime.date(2020, 1, 1)
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": {"day": day}}}]}
+    for row in (
+        {"messages": [{"role": "user", "content": "a"}, call]},
+        {"question": "a", "answer": "b", "tools": [{"name": "look", "parameters": {"since": float("inf")}}]},
+        {"question": "a", "answer": "b", "tools": [{"name": "look\ud83d"}]},
+    ):
+        with pytest.raises(RowError):
+            example(row)

@@ -140,6 +140,15 @@ def test_nothing_in_it(tmp_path: Path) -> None:
         run(tmp_path / "empty.jsonl")
 
 
+def test_a_mapped_column_may_begin_late(tmp_path: Path) -> None:
+    rows = [{"q": "a", "answer": str(i)} for i in range(50)]
+    path = write(tmp_path / "rows.jsonl", [*rows, {"q": "a", "answer": "b", "sys": "Be brief."}])
+    prepared = run({"path": str(path), "columns": {"prompt": "q", "system": "sys"}})
+    assert prepared.train[-1].example.prompt[0].content == "Be brief."
+    with pytest.raises(DataError, match="syst"):
+        run({"path": str(path), "columns": {"prompt": "q", "system": "syst"}})
+
+
 def test_every_bad_row_is_told_once_and_many_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [chat("a", "b")] + [chat("a")] * 50)
     with pytest.raises(DataError) as error:
@@ -357,3 +366,17 @@ def test_progress(tmp_path: Path) -> None:
     config = config_from_dict({"model": "tiny", "data": str(path), "context": 64})
     prepare(config, TOKENIZER, [STOP], progress=lambda done, _: told.append(done))
     assert told == [200, 400, 600, 800, 1000]
+
+
+def test_half_letters_never_reach_what_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(
+        '{"question": "a", "answer": "b", "odd\\ud83d": 1}\n{"\\ud83d": 1}\n{"messages": [3]}\n'
+    )
+    ledger = run(tmp_path / "rows.jsonl", on_bad_row="drop").ledger
+    assert (ledger.rows_in, ledger.trained) == (3, 1) and "odd\\ud83d" in ledger.sources[0].columns_unused
+    json.dumps(ledger.to_json(), ensure_ascii=False).encode("utf-8")
+    "\n".join(ledger.lines()).encode("utf-8")
+    (tmp_path / "rows.jsonl").write_text('{"\\ud83d": "a", "b\\ud83d": "c"}\n')
+    with pytest.raises(DataError) as error:
+        run(tmp_path / "rows.jsonl")
+    str(error.value).encode("utf-8")

@@ -76,7 +76,8 @@ def not_utf8(path: Path, where: str, line: bytes, place: int) -> RowError:
     with path.open("rb") as file:
         sample = file.read(SAMPLE)
     if is_mostly_utf8(sample):
-        return RowError("not UTF-8", f"byte 0x{line[place]:02x} (the line's byte {place + 1}) is no UTF-8", where)
+        what = f"byte 0x{line[place]:02x} (the line's byte {place + 1}) is no UTF-8"
+        return RowError("not UTF-8", what, where, "mend the letter there")
     if not is_mostly_utf8(sample + line) and looks_like_gbk(sample + line):
         raise wrong_encoding(path, where, "GBK / GB18030", "GB18030")
     if looks_like_cyrillic(sample + line):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from finery.data.values import printable
 from finery.errors import DataError, RowError
 from finery.types import Row
 
@@ -76,8 +77,8 @@ class Ledger:
 
     def drop(self, origin: str, error: RowError) -> None:
         """Count a row that is left out."""
-        self.dropped[error.reason] += 1
-        self.problems.append(Problem(origin, error.reason, error.what, error.way_out))
+        self.dropped[printable(error.reason)] += 1
+        self.problems.append(Problem(origin, printable(error.reason), printable(error.what), error.way_out))
 
     def check(self) -> None:
         assert self.rows_in == self.trained + self.validation + sum(self.dropped.values()), "the ledger does not add up"

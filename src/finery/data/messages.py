@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from typing import Any
 
-from finery.data.values import as_json, kind_of, text_of, whole_letters
+from finery.data.values import as_json, kind_of, plain_json, text_of
 from finery.errors import RowError
 from finery.types import Message, ToolCall
 
@@ -143,7 +142,7 @@ def to_calls(value: Any, place: str) -> tuple[ToolCall, ...]:
     if not isinstance(arguments, dict):
         what = f"`{place}`: the arguments of `{function['name']}` are {kind_of(arguments)}, not a JSON object"
         raise RowError("arguments are no object", what)
-    whole_letters(json.dumps([function["name"], arguments], ensure_ascii=False), place)
+    plain_json([function["name"], arguments], place)
     return (ToolCall(function["name"], arguments, str(value.get("id") or "")),)
 
 
@@ -160,5 +159,5 @@ def to_tools(value: Any, column: str) -> list[dict[str, Any]]:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise RowError("a tool has no name", f"`{column}[{number}]` is no function with a `name` (tools)")
         found.append({"type": "function", **tool} if "function" in tool else {"type": "function", "function": tool})
-    whole_letters(json.dumps(found, ensure_ascii=False), column)
+    plain_json(found, column)
     return found

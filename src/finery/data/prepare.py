@@ -27,7 +27,7 @@ from finery.data.ledger import TOO_LONG, BadRows, Ledger, Problem, SourceEntry
 from finery.data.pack import shared_tokens
 from finery.data.sources import DataFile, RawRow, files_of, read_file, sha256
 from finery.data.split import content_key, held_out, how_many
-from finery.data.values import kind_of
+from finery.data.values import kind_of, printable
 from finery.errors import DataError, RowError
 from finery.types import Example, Row
 
@@ -208,7 +208,7 @@ class Reading:
             held = [file.label for file in found if file.path.stem.lower().startswith(HELD_OUT)]
             if use == "train" and held and len(found) > len(held):
                 self.ledger.notes.append(f"{', '.join(held)}: trained on like the others; to hold it out, use `validation`")
-        labels = Counter(file.label for _, _, file in files)
+        labels = Counter([*(file.label for _, _, file in files), *(entry.label for entry in self.ledger.sources)])
         for _, _, file in files:
             if labels[file.label] > 1:
                 file.label = str(file.path)
@@ -243,6 +243,8 @@ class Reading:
                 raise DataError(error.what, error.where or raw.origin, error.way_out) from None
             if self.progress is not None and self.ledger.rows_in % PROGRESS_ROWS == 0:
                 self.progress(self.ledger.rows_in, None)
+        if seen:
+            check_mapped_columns(source.columns, list(seen), file.label)  # a column may begin late
         known = {right for form in entry.formats for right in READ[form]}
         entry.columns_used = [printable(column) for column in seen if column in used]
         unused = [column for column in seen if column not in used and RIGHT_NAME.get(column) not in known]
@@ -255,8 +257,11 @@ class Reading:
         """Whether a file can be understood and fits the objective, by its first rows."""
         if not sample:
             return
-        columns = list(dict.fromkeys(column for row in sample for column in row))
-        check_mapped_columns(source.columns, columns, file.label)
+        columns = list(dict.fromkeys(printable(column) for row in sample for column in row))
+        needed = {
+            right: column for right, column in source.columns.items() if right in ("prompt", "answer", "messages", "text")
+        }
+        check_mapped_columns(needed, columns, file.label)
         try:
             forms = [recognise(row, columns_of(row, source.columns), self.objective) for row in sample]
         except DataError as error:
@@ -320,8 +325,3 @@ def cannot_learn(objective: str, form: str) -> str:
 
 def other_objective(form: str) -> str:
     return OTHER_OBJECTIVE.get(form, OTHER_OBJECTIVE["openai"])
-
-
-def printable(name: str) -> str:
-    """A column's name that can be printed and written anywhere."""
-    return name.encode("utf-8", "backslashreplace").decode()

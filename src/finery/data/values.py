@@ -34,6 +34,21 @@ def whole_letters(text: str, column: str) -> None:
         raise RowError("half of a letter", what, way_out="write the whole letter, or leave it out") from None
 
 
+def plain_json(value: Any, column: str) -> None:
+    """RowError where a value can't be written as JSON: a date of a Parquet file, half of a letter, a number that is none."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = f"`{column.split('[', 1)[0]}` can't be written as JSON"
+        raise RowError(reason, f"`{column}` can't be written as JSON: {str(error)[:100]}") from None
+    whole_letters(text, column)
+
+
+def printable(text: str) -> str:
+    """Text from a file that can be printed and written anywhere, half letters escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def as_json(value: Any, column: str) -> Any:
     """The value; text is read as JSON, blank text is None."""
     if not isinstance(value, str):
