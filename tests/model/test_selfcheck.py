@@ -66,21 +66,21 @@ def test_positions_count_from_the_start_of_each_sequence(monkeypatch):
     assert report["layout"] == "padded"
 
 
-@pytest.mark.parametrize("keyword", ["softcap", "s_aux", "position_bias"])
-def test_an_unknown_keyword_moves_the_model_to_the_next_layout(monkeypatch, keyword):
+@pytest.mark.parametrize(("keyword", "value"), [("softcap", 3.0), ("s_aux", torch.zeros(4)), ("is_causal", False)])
+def test_a_keyword_with_an_effect_moves_the_model_to_the_next_layout(monkeypatch, keyword, value):
     from transformers.models.llama import modeling_llama
 
     model, original = tiny("llama"), modeling_llama.LlamaAttention.forward
 
     def speaking(self, *args, **kwargs):
         if self.config._attn_implementation == attention.NAME:
-            kwargs[keyword] = 3.0
+            kwargs[keyword] = value
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", speaking)
     report = settle_layout(Policy(model), forest_rows())
     assert report["layout"] == "dense"
-    assert keyword in report["refused"]["forest"]
+    assert "UnsupportedAttention" in report["refused"]["forest"]
 
 
 def test_a_wanted_layout_that_is_wrong_is_refused():

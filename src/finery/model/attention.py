@@ -15,7 +15,7 @@ import torch.nn.functional as F
 NAME = "finery_forest"
 
 # What layers pass on that does not change attention: positions are in the queries already, there is no cache.
-WITHOUT_EFFECT = frozenset("position_ids cache_position use_cache is_causal position_embeddings layer_idx".split())
+WITHOUT_EFFECT = frozenset("position_ids cache_position use_cache position_embeddings layer_idx".split())
 
 
 class Chain(NamedTuple):
@@ -69,6 +69,7 @@ def forest_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """query (1, H, N, d), key and value (1, K, N, d) -> (1, N, H, d). A window of w keys reaches back w - 1 tokens.
@@ -76,6 +77,8 @@ def forest_attention(
     UnsupportedAttention where a keyword with an effect is not known here (soft-cap, sinks, head masks ...).
     """
     _refuse(others)
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        raise UnsupportedAttention("the model attends in both directions")
     if attention_mask is None or attention_mask.shape != (1, 1, 1, query.shape[2]) or attention_mask.dtype != torch.int64:
         raise UnsupportedAttention("the model changes the attention mask before its layers see it")
     chains = getattr(attention_mask, "finery_chains", None) or chains_of(attention_mask.flatten())
