@@ -199,6 +199,7 @@ def test_nothing_fits(tmp_path: Path) -> None:
     rows = [chat("a", "b"), chat("long question " * 30, "b", "c", "d")]
     ledger = run(write(tmp_path / "rows.jsonl", rows), context=48, on_too_long="truncate").ledger
     assert ledger.trained == 1 and [problem.origin for problem in ledger.problems] == ["rows.jsonl:2"]
+    assert "tokens, longer than context (48), already with the first answer" in ledger.problems[0].what
 
 
 @pytest.mark.parametrize("context", [60, 75, 90, 120])

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LETTERS_PER_TOKEN = 16  # a text with fewer letters for each token of the context is rendered without counting letters first
 
+NOTHING_FITS = {"truncate": ", already with the first answer", "split": ", so is each question with its answer"}
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -40,12 +42,12 @@ class Fitter:
             tokens = max(len(sequence.ids) for sequence in sequences)
             if tokens <= self.context:
                 return Fitted(sequences)
-        if self.policy == "truncate" and len(example.answers) == 1:
-            return self.truncate(example, messages)
-        if self.policy == "split" and len(example.answers) == 1:
-            return self.split(example, messages)
+        if self.policy in ("truncate", "split") and len(example.answers) == 1:
+            fitted = (self.truncate if self.policy == "truncate" else self.split)(example, messages)
+            if fitted is not None:
+                return fitted
         count = f"at least {least:,}" if least > self.context else f"{tokens:,}"
-        raise RowError(TOO_LONG, f"{count} tokens, longer than context ({self.context})")
+        raise RowError(TOO_LONG, f"{count} tokens, longer than context ({self.context}){NOTHING_FITS.get(self.policy, '')}")
 
     def least_tokens(self, messages: list[Message]) -> int:
         """A bound that needs no tokenizing: the longest text's letters over those of the longest token."""
@@ -64,8 +66,8 @@ class Fitter:
         sequences = self.renderer.render(replace(example, prompt=messages[:-1], answers=[messages[-1:]]))
         return sequences if all(len(sequence.ids) <= self.context for sequence in sequences) else []
 
-    def truncate(self, example: Example, messages: list[Message]) -> Fitted:
-        """The longest beginning of whole turns that fits. What follows is left out, so no answer loses its end."""
+    def truncate(self, example: Example, messages: list[Message]) -> Fitted | None:
+        """The longest beginning of whole turns that fits; what follows is left out, so no answer loses its end."""
         ends = [i + 1 for i, message in enumerate(messages) if message.role == "assistant" and message.weight]
         best, kept = None, 0
         low, high = 0, len(ends) - 2  # more turns never make it shorter, so halving finds the most that fit
@@ -77,12 +79,9 @@ class Fitter:
                 best, kept, low = sequences, middle + 1, middle + 1
             else:
                 high = middle - 1
-        if best is None:
-            which = "the turn to learn" if self.last_turn_only else "the first answer"
-            raise RowError(TOO_LONG, f"longer than context ({self.context}) already with {which}")
-        return Fitted(best, f"{kept} of {len(ends)} answers kept")
+        return Fitted(best, f"{kept} of {len(ends)} answers kept") if best else None
 
-    def split(self, example: Example, messages: list[Message]) -> Fitted:
+    def split(self, example: Example, messages: list[Message]) -> Fitted | None:
         """Several conversations with the system turn; every answer is learned in one, after the earlier turns that fit.
 
         Earlier turns take at most half of a later part, so that most of what is computed is learned.
@@ -116,9 +115,10 @@ class Fitter:
             parts.append(part)
             new = end
         if not parts:
-            raise RowError(TOO_LONG, f"longer than context ({self.context}) in every question with its answer")
+            return None
         lost = f", {left_out} of {len(turns)} questions left out: too long by themselves" if left_out else ""
-        return Fitted([sequence for part in parts for sequence in part], f"{len(parts)} parts{lost}")
+        count = "1 part" if len(parts) == 1 else f"{len(parts)} parts"
+        return Fitted([sequence for part in parts for sequence in part], count + lost)
 
 
 def exchanges(messages: list[Message]) -> list[list[Message]]:

@@ -13,7 +13,8 @@ from finery.data.values import printable
 from finery.errors import DataError, RowError
 from finery.types import Row
 
-SHOWN = 20  # problems in an error or on the terminal; JSON has all
+SHOWN = 20  # problems in an error; JSON has all
+SHOWN_IN_LEDGER = 8
 WIDTH = 240  # letters of a problem that are shown
 TOO_LONG = "longer than context"
 
@@ -117,10 +118,10 @@ class Ledger:
         parts = f"{self.trained:,} trained + {self.validation:,} validation + {dropped:,} dropped"
         found.append(f"{self.unit}: {self.rows_in:,} in = {parts}")
         found += [f"  dropped {count:,}: {reason}" for reason, count in self.dropped.most_common()]
-        found += [f"    {line}" for line in shown(self.problems)]
+        found += [f"    {line}" for line in shown(self.problems, SHOWN_IN_LEDGER)]
         for name, cut in (("truncated to whole turns", self.truncated), ("split between turns", self.split)):
             if cut:
-                found += [f"  {name}: {len(cut):,}", *(f"    {line}" for line in shown(cut))]
+                found += [f"  {name}: {len(cut):,}", *(f"    {line}" for line in shown(cut, SHOWN_IN_LEDGER))]
         if self.duplicates:
             found.append(
                 f"  {self.duplicates:,} repeat an earlier one (kept: how often a row stands in the data is its weight)"
@@ -152,10 +153,10 @@ class BadRows(DataError):
         self.ledger = ledger
 
 
-def shown(problems: list[Problem]) -> list[str]:
+def shown(problems: list[Problem], most: int = SHOWN) -> list[str]:
     """The first ones, and how many more there are."""
-    lines = [str(problem) for problem in problems[:SHOWN]]
-    more = len(problems) - SHOWN
+    lines = [str(problem) for problem in problems[:most]]
+    more = len(problems) - most
     return [*lines, f"... and {more:,} more (`finery check ... --json` lists all)"] if more > 0 else lines
 
 
