@@ -41,6 +41,12 @@ class Loader(yaml.SafeLoader):
 class Dumper(yaml.SafeDumper):
     """Puts quotes around whatever either version of YAML would not read back as the same word."""
 
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        """Line separators such as U+0085 come back as spaces from any but the double quotes."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+Dumper.add_representer(str, Dumper.represent_str)
 
 Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(DIFFERENT_IN_1_1)]

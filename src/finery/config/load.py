@@ -36,7 +36,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), files_must_exis
 
 def config_from_dict(values: dict[str, Any], overrides: Sequence[str] = (), files_must_exist: bool = True) -> Config:
     """The same from a dictionary; relative paths start at the working directory."""
-    return make_config(dict(values), overrides, None, Path(), files_must_exist)
+    return make_config(values, overrides, None, Path(), files_must_exist)
 
 
 def dump_config(config: Config) -> str:
@@ -81,6 +81,7 @@ def make_config(
     values: dict[str, Any], overrides: Sequence[str], document: Document | None, folder: Path, files_must_exist: bool
 ) -> Config:
     """A Config, or one ConfigError with all mistakes."""
+    values = dict(values)
     given = apply_overrides(values, overrides)
     place = Place(document, given, values)
     values = absolute_paths(values, folder, given)

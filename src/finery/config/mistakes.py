@@ -104,6 +104,8 @@ def what_is_wrong(error: Any, loc: Sequence[Any], values: dict[str, Any]) -> str
             return f"{shown} is out of range: it must be {allowed_range(loc, values)}"
         case "float_parsing" | "float_type" | "int_parsing" | "int_type" | "int_from_float":
             return f"{shown} is not a{' whole' if kind.startswith('int') else ''} number{number_hint(given)}"
+        case "bool_type":
+            return f"{shown} is neither true nor false"
         case "string_type":
             return f'{shown} is not text; write it in quotes: "{as_yaml(given)}"' if plain(given) else f"{shown} is not text"
         case "list_type":
