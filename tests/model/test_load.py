@@ -223,3 +223,18 @@ def test_fingerprints_tell_equal_shapes_apart(folder, tmp_path):
     other = make_model(tmp_path / "other", seed=1)
     assert fingerprint(str(folder)) == fingerprint(str(folder))
     assert fingerprint(str(folder)) != fingerprint(str(other))
+
+
+def test_no_tokenizer(folder):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink(missing_ok=True)
+    with pytest.raises(ModelError, match="tokenizer") as error:
+        load_tokenizer(str(folder))
+    assert "tokenizer.json" in error.value.way_out
+
+
+def test_a_tokenizer_that_can_never_end(folder):
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        edit(folder / name, eos_token_id=None, eos_token=None)
+    with pytest.raises(ModelError, match="no end-of-text token"):
+        load_tokenizer(str(folder))

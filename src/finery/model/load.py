@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finery.config.schema import Config
 
 LIMIT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.tiktoken")
 SAMPLE_BYTES = 4096  # of each block that a fingerprint reads
 SAMPLES = 32  # blocks per weight file
 
@@ -34,6 +35,10 @@ def load_tokenizer(model: str) -> tuple[Any, list[int]]:
     ModelError where there is none.
     """
     kind = kind_of(model)
+    if kind == "folder" and not any(any(Path(model).glob(pattern)) for pattern in TOKENIZER_FILES):
+        raise ModelError(
+            "the folder has no tokenizer", model, "put the model's tokenizer.json and tokenizer_config.json into it"
+        )
     from transformers import AutoTokenizer
 
     with quiet(), explained(model):

@@ -53,12 +53,12 @@ def settle_layout(policy: Policy, rows: list[Row], wanted: str = "auto") -> dict
     )
 
 
-def recheck(policy: Policy, rows: list[Row], lengths: list[int]) -> dict[str, Any] | None:
+def recheck(policy: Policy, rows: list[Row], lengths: list[int], wanted: str = "auto") -> dict[str, Any] | None:
     """Settle again if a row is longer than one of `lengths` (a report's recheck_lengths); None where there is nothing to do."""
     longest = max((len(sequence.ids) for row in rows for sequence in row.sequences), default=0)
     if not any(longest > limit for limit in lengths):
         return None
-    return settle_layout(policy, rows)
+    return settle_layout(policy, rows, wanted)
 
 
 def limits(policy: Policy) -> list[int]:
