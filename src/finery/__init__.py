@@ -31,7 +31,7 @@ _HOME = {
     "load_config": "finery.config.load",
     "open_run": "finery.run",
     "resume": "finery.train.start",
-    "train": "finery.train.start",
+    "train": "finery.train",
 }
 
 
@@ -40,7 +40,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'finery' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOME[name]), name)
+    home = import_module(_HOME[name])
+    return home if _HOME[name] == f"finery.{name}" else getattr(home, name)
 
 
 def __dir__() -> list[str]:
