@@ -76,10 +76,10 @@ def unreachable(why: str) -> ModelError:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write the GGUF file's weights, de-quantised, as a folder that transformers loads."""
-    from finery.config.schema import Config
+    from finery.config.schema import Config, Source
     from finery.model.load import load_model, load_tokenizer
 
     tokenizer, _ = load_tokenizer(str(gguf))
-    model, _ = load_model(Config(model=str(gguf), data="none", device="cpu", dtype="float32"))
+    model, _ = load_model(Config(model=str(gguf), data=[Source(path="none")], device="cpu", dtype="float32"))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -33,13 +33,13 @@ class Speaker:
 
 def load_speaker(target: str, compare: bool = False) -> Speaker:
     """Load a run's final weights, or a model. RunError where a run has no final weights yet."""
-    from finery.config.schema import Config
+    from finery.config.schema import Config, Source
     from finery.model.load import load_model, load_tokenizer, model_limit
 
     if not is_run(target):
         if compare:
             raise ModelError("--compare needs a run: a model by itself has no base", target, "name a run folder")
-        model, _ = load_model(Config(model=target, data="none"))
+        model, _ = load_model(Config(model=target, data=[Source(path="none")]))
         tokenizer, stop_ids = load_tokenizer(target)
         return Speaker(target, model.eval(), tokenizer, Renderer(tokenizer, stop_ids), context=model_limit(target))
     run = open_run(target)
