@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finery.cli import main
+from finery.cli import main, parse
 from tests.tiny import make_model, write_rows
 
 LIMIT_CPU_SECONDS = 0.3
@@ -105,3 +105,13 @@ def test_output_survives_a_terminal_without_unicode(folder: Path, tmp_path: Path
     done = subprocess.run(words, capture_output=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert b"Error" not in done.stderr
+
+
+def test_settings_may_stand_before_and_after_options() -> None:
+    for words in (["a=1", "--json", "b=2"], ["--json", "a=1", "b=2"], ["a=1", "b=2", "--json"]):
+        arguments = parse(["train", "run.yaml", *words])
+        assert (arguments.settings, arguments.json) == (["a=1", "b=2"], True)
+    for words in (["runs", "a", "b"], ["train", "run.yaml", "--jsno"], ["version", "x"]):
+        with pytest.raises(SystemExit) as left:
+            parse(words)
+        assert left.value.code == 2

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that can't show a letter must not end the program
     # Threads that wait by spinning starve each other where other programs share the cores (docs/log.md); torch reads it on import.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    arguments = parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         return int(arguments.command(arguments) or 0)
     except FineryError as error:
@@ -60,6 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"finery: {type(error).__name__}: {text[:2000]}", file=sys.stderr)
         print("  way out: this is most likely a fault of Finery; `--debug` shows where, please report it", file=sys.stderr)
         return 1
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; settings may stand after options too, where argparse leaves them over (python/cpython#87139)."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "settings") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.settings = [*arguments.settings, *rest]
+    return arguments
 
 
 def parser() -> argparse.ArgumentParser:
