@@ -44,7 +44,9 @@ def test_an_array(tmp_path: Path, name: str, indent: int | None) -> None:
 
 
 def test_one_object(tmp_path: Path) -> None:
-    assert good(read(write(tmp_path / "one.json", json.dumps(ROW, indent=1)))) == [(ROW, "one.json:row 1")]
+    for mark in ("", "\ufeff"):
+        path = write(tmp_path / "one.json", mark + json.dumps(ROW, indent=1))
+        assert good(read(path)) == [(ROW, "one.json:row 1")]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "[]", " [ ] "])
@@ -168,6 +170,7 @@ def test_texts(tmp_path: Path) -> None:
     [poem] = files_of(write(tmp_path / "poem.txt", "Two short lines\r\nare one document.\r\n"))
     assert good(list(read_file(poem))) == [({"text": "Two short lines\nare one document.\n"}, "poem.txt:1")]
     assert "whole file" in poem.documents
+    assert good(read(write(tmp_path / "marked.md", "\ufeff# Title\n"))) == [({"text": "# Title\n"}, "marked.md:1")]
     assert len(read(write(tmp_path / "notes.md", f"{paragraph}\n\n{paragraph}\n"))) == 1
 
 
