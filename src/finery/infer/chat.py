@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from finery.errors import ConfigError, DataError, FineryError
 from finery.types import Message
 
 if TYPE_CHECKING:
@@ -22,11 +24,20 @@ LABELS = {False: "base ", True: "tuned"}
 
 @dataclass(frozen=True)
 class Settings:
-    """How answers are made."""
+    """How answers are made. ConfigError where a number makes no sense."""
 
     temperature: float = 0.0
     max_tokens: int = 512
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for right, where, way_out in (
+            (self.temperature >= 0 and math.isfinite(self.temperature), "--temperature", "0 or more; 0.7 is usual"),
+            (self.max_tokens >= 1, "--max-tokens", "1 or more"),
+            (self.seed is None or 0 <= self.seed < 2**63, "--seed", "a whole number from 0 on"),
+        ):
+            if not right:
+                raise ConfigError("this number can't be used", where, way_out)
 
 
 def chat(
@@ -43,24 +54,39 @@ def chat(
     """Answer `messages`, or the lines of stdin, or a person at a terminal. Returns the exit code."""
     from finery.infer.load import load_speaker
 
+    settings = Settings(temperature, max_tokens, seed)
     person = messages is None and sys.stdin.isatty()
     if person:
         print(f"loading {target} ...", file=sys.stderr)
     speaker = load_speaker(target, compare)
+    for note in speaker.notes:
+        print(note, file=sys.stderr)
     if person:
         print(HELP, file=sys.stderr)
-    settings = Settings(temperature, max_tokens, seed)
     start = [Message("system", system)] if system else []
     histories = {tuned: list(start) for tuned in ((False, True) if compare else (True,))}
+    forgotten = False
     for text in questions(messages, person):
+        lengths = {tuned: len(history) for tuned, history in histories.items()}
         answers = {}
-        for tuned, history in histories.items():
-            history.append(Message("user", text))
-            shorten(speaker, history, settings)
-            label = f"{LABELS[tuned]} " if compare else ""
-            answer = answered(speaker, history, tuned, settings, None if as_json else printer(label, person))
-            history.append(Message("assistant", answer.text))
-            answers[tuned] = answer
+        try:
+            for tuned, history in histories.items():
+                history.append(Message("user", text))
+                if shorten(speaker, history) and not forgotten:
+                    forgotten = True
+                    print("[the context is full: from here on the oldest messages are forgotten]", file=sys.stderr)
+                label = f"{LABELS[tuned]} " if compare else ""
+                answers[tuned] = answered(speaker, history, tuned, settings, None if as_json else printer(label, person))
+                history.append(Message("assistant", answers[tuned].text))
+                if answers[tuned].finish == "cancelled" and not person:
+                    raise KeyboardInterrupt
+        except FineryError as error:  # about this message: a person may say it in another way
+            if not person:
+                raise
+            print(f"finery: {error}", file=sys.stderr)
+            for tuned, history in histories.items():
+                del history[lengths[tuned] :]
+            continue
         if as_json:
             print(json.dumps(record(text, answers), ensure_ascii=False), flush=True)
     return 0
@@ -68,18 +94,37 @@ def chat(
 
 def questions(messages: list[str] | None, person: bool) -> Iterator[str]:
     """What is asked, until there is no more."""
-    if messages is not None:
-        yield from messages
-        return
     if person:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  line editing and history, where the system has it
-    lines: Iterable[str] = typed() if person else (line.rstrip("\n") for line in sys.stdin)
-    for line in lines:
-        if line.strip() in ("/exit", "/quit"):
+    given: Iterable[str] = messages if messages is not None else typed() if person else lines()
+    for text in given:
+        if messages is None and text.strip() in ("/exit", "/quit"):
             return
-        if line.strip():
-            yield line
+        if text.strip() or messages is not None:
+            yield utf8(text)
+
+
+def lines() -> Iterator[str]:
+    """Lines of stdin. DataError where it is no text."""
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise not_utf8(str(error.reason)) from None
+
+
+def utf8(text: str) -> str:
+    """The text; DataError where the terminal handed over bytes that are none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise not_utf8(str(error.reason)) from None
+    return text
+
+
+def not_utf8(why: str) -> DataError:
+    return DataError(f"the message is not UTF-8 text: {why}", "", "convert it, for instance with iconv, or set LANG=C.UTF-8")
 
 
 def typed() -> Iterator[str]:
@@ -134,17 +179,25 @@ def printer(label: str, person: bool) -> Callable[[str], None]:
     return write
 
 
-def shorten(speaker: Speaker, history: list[Message], settings: Settings) -> None:
-    """Forget the oldest turns where the conversation no longer fits into the model's context; said each time."""
+def shorten(speaker: Speaker, history: list[Message]) -> int:
+    """Forget the oldest turns where the conversation no longer fits into the model's context; how many messages went.
+
+    DataError where the newest message does not fit even alone.
+    """
     if speaker.context is None:
-        return
-    forgotten = 0
-    first = 1 if history and history[0].role == "system" else 0
-    while len(history) - first > 1 and len(speaker.renderer.prompt(history)) > speaker.context - ROOM:
-        del history[first : first + 2]
-        forgotten += 2
-    if forgotten:
-        print(f"[the context is full: the oldest {forgotten} messages are forgotten]", file=sys.stderr)
+        return 0
+    first = 1 if history[0].role == "system" else 0
+    kept = list(history)
+    while (size := len(speaker.renderer.prompt(kept))) > speaker.context - ROOM:
+        if len(kept) - first == 1:
+            what = (
+                f"the message is too long: {size:,} tokens with the template's own, the model's context is {speaker.context:,}"
+            )
+            raise DataError(what, "", "say it in fewer words, or take a model with a longer context")
+        del kept[first : first + 2]
+    forgotten = len(history) - len(kept)
+    history[:] = kept
+    return forgotten
 
 
 def room(speaker: Speaker, prompt_tokens: int, settings: Settings) -> int:

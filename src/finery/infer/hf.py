@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-STOCK_ATTENTION = "sdpa"
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -51,7 +49,7 @@ def generate(
         settings["repetition_penalty"] = repetition_penalty
     ids = torch.tensor([prompt_ids], device=model.device)
     finish = ""
-    with stock_attention(model), seeded(seed), own_settings(model), warnings.catch_warnings():
+    with stock_attention(model), seeded(seed, model.device), own_settings(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about settings that a model's author left in generation_config.json
         try:
             model.generate(
@@ -64,6 +62,7 @@ def generate(
             )
         except (KeyboardInterrupt, Cancelled):
             finish = "cancelled"
+            pieces.on_text = None  # nobody listens any more
     pieces.end()
     stopped = bool(pieces.ids) and pieces.ids[-1] in stops
     said = pieces.ids[:-1] if stopped else pieces.ids
@@ -75,7 +74,11 @@ class Cancelled(Exception):
 
 
 class Pieces:
-    """A streamer of `generate`: it is handed the prompt, then each new token, in the same thread."""
+    """A streamer of `generate`: it is handed the prompt, then each new token, in the same thread.
+
+    Text is decoded from a few tokens back, so that a token means what it means after those before it; a letter of which bytes
+    are missing (decoded as U+FFFD) waits for them.
+    """
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Pieces:
         self.tokenizer, self.stops, self.on_text, self.cancelled = tokenizer, stops, on_text, cancelled
         self.ids: list[int] = []
         self.text = ""
+        self.back, self.shown = 0, 0  # tokens: where decoding starts, and how many have been shown
         self.prompt_seen = False
 
     def put(self, value: torch.Tensor) -> None:
@@ -94,25 +98,26 @@ class Pieces:
             self.prompt_seen = True
             return
         self.ids += value.flatten().tolist()
-        self.show(self.decoded())
+        self.show()
         if self.cancelled is not None and self.cancelled():
             raise Cancelled
 
-    def decoded(self) -> str:
+    def show(self, last: bool = False) -> None:
+        """Hand on what is new."""
         ids = self.ids[:-1] if self.ids and self.ids[-1] in self.stops else self.ids
-        return self.tokenizer.decode(ids, skip_special_tokens=False)
+        old, new = self.decode(ids[self.back : self.shown]), self.decode(ids[self.back :])
+        if len(new) <= len(old) or (new.endswith("\ufffd") and not last):
+            return
+        self.back, self.shown = self.shown, len(ids)
+        self.text += new[len(old) :]
+        if self.on_text is not None:
+            self.on_text(new[len(old) :])
 
-    def show(self, whole: str, last: bool = False) -> None:
-        """Hand on what is new; a letter of which bytes are missing (decoded as U+FFFD) waits."""
-        if not last:
-            whole = whole.rstrip("\ufffd")
-        if len(whole) > len(self.text) and whole.startswith(self.text):
-            if self.on_text is not None:
-                self.on_text(whole[len(self.text) :])
-            self.text = whole
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def end(self) -> None:
-        self.show(self.decoded(), last=True)
+        self.show(last=True)
 
 
 @contextlib.contextmanager
@@ -122,7 +127,7 @@ def stock_attention(model: Any) -> Iterator[None]:
     attention, cache = base.config._attn_implementation, base.config.use_cache
     modes = [(module, module.training) for module in model.modules()]
     if attention.startswith("finery"):
-        base.set_attn_implementation(STOCK_ATTENTION)
+        base.set_attn_implementation("sdpa" if base._supports_sdpa else "eager")
     base.config.use_cache = True
     model.eval()
     try:
@@ -156,9 +161,9 @@ def adapter_off(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     """Random numbers from a seed; a training's own go on undisturbed afterwards."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if seed is not None:
             torch.manual_seed(seed)
         yield
