@@ -101,7 +101,9 @@ def test_the_table_and_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert "finery chat 'runs/the demo' --compare" in shown
 
 
-def test_ctrl_c_in_a_question_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_a_question_leaves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from finery.infer.hf import Pieces
 
     def pressed(self: Pieces, last: bool = False) -> None:
