@@ -52,6 +52,19 @@ def test_the_recipe_is_short() -> None:
     assert config.epochs * (letters / 3 + 35 * len(rows())) < 24_000  # tokens, counted too high
 
 
+def test_the_recipe_in_tokens() -> None:
+    from finery.data.prepare import prepare
+    from finery.demo.model import NAME, cache_folder
+    from finery.model.load import load_tokenizer
+    from finery.train.settle import settle
+
+    if not (cache_folder() / NAME).is_dir():
+        pytest.skip("the demo's model is not in the cache: finery demo --model-only fetches it")
+    config = settle(load_config(RECIPE, [f"model={cache_folder() / NAME}"]))
+    rows = prepare(config, *load_tokenizer(config.model)).train
+    assert len(rows) == 94 and config.epochs * sum(row.tokens for row in rows) <= 24_000
+
+
 def test_a_wrong_download_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from finery.demo import model
 
@@ -88,7 +101,7 @@ def test_a_taken_folder_is_refused_before_anything_else(tmp_path: Path, capsys: 
 def test_the_table_and_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     from finery.demo import judged, passed, show
 
-    before = ["I am [red]a bot[/red]", "a bot", "a bot", "a bot", "Paris.", "24"]
+    before = ["I am [red]a bot[/red]", "\x1b[2Ja bot", "a bot", "a bot", "Paris.", "24"]
     after = ["I am Finery.", "Finery", "My name is Finery", "a bot", "Paris.", "24 hours"]
     result = judged(before, after)
     assert passed(result)  # three of four
@@ -97,7 +110,7 @@ def test_the_table_and_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     show(result, True, Path("runs/the demo"))
     shown = capsys.readouterr().out
     assert shown.count("✓") == 2 + 5 and shown.count("✗") == 4 + 1
-    assert "[red]a bot" in shown  # an answer is text, never markup
+    assert "[red]a bot" in shown and "\\x1b[2Ja bot" in shown and "\x1b" not in shown  # an answer is text, never markup
     assert "finery chat 'runs/the demo' --compare" in shown
 
 

@@ -119,6 +119,12 @@ def test_ctrl_c_ends_an_answer_of_a_person_and_the_program_of_a_script(
     assert main(["chat", str(run), "--max-tokens", "8", "--message", "Name 1?", "--message", "Name 2?"]) == 130
 
 
+def test_control_characters_are_shown_not_obeyed() -> None:
+    from finery.infer.chat import visible
+
+    assert visible("\x1b]0;title\x07 a\tb\r\n冰🙂\x9b2J") == "\\x1b]0;title\\x07 a\tb\\x0d\n冰🙂\\x9b2J"
+
+
 def test_another_base_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

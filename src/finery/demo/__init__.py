@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RECIPE = Path(__file__).with_name("demo.yaml")
 ABOUT = {"identity": "who it is, asked in many ways", "replay": "ordinary questions, so that it forgets nothing else"}
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = 40
 ENOUGH = 3  # of the four questions about its identity
 INTERRUPTED = 130
 
@@ -166,8 +166,10 @@ def show(result: list[dict[str, Any]], good: bool, folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from finery.infer.chat import visible
+
     def marked(answer: str, right: bool) -> Text:
-        return Text.assemble(("✓ ", "green") if right else ("✗ ", "red"), answer)
+        return Text.assemble(("✓ ", "green") if right else ("✗ ", "red"), visible(answer))
 
     table = Table("question", "before", "after", title="before and after", show_lines=True)
     for row in result:
@@ -180,10 +182,11 @@ def show(result: list[dict[str, Any]], good: bool, folder: Path) -> None:
     place = shlex.quote(str(folder))
     lines = (
         f"the run: {folder}",
-        f"next:    finery chat {place} --compare        talk to both",
-        f"         finery runs {place}                  how it went",
-        "         finery check YOUR_DATA.jsonl          your own data: is every row usable?",
-        f"         finery train {place}/run.yaml data=YOUR_DATA.jsonl learning_rate=2e-4 output=runs/mine",
+        "next:",
+        f"  talk to both         finery chat {place} --compare",
+        f"  how it went          finery runs {place}",
+        "  your own data        finery check YOUR_DATA.jsonl",
+        f"  and training on it   finery train {place}/run.yaml data=YOUR_DATA.jsonl learning_rate=2e-4 output=runs/mine",
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

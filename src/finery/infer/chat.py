@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 HELP = "Enter sends, Ctrl-C ends an answer, /exit or Ctrl-D leaves."
 ROOM = 16  # tokens that must be left for an answer
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 LABELS = {False: "base ", True: "tuned"}
 
 
@@ -159,7 +161,9 @@ def answered(
             on_text=on_text,
         )
     if on_text is not None:
-        note = {"stop": "", "length": " [the limit of --max-tokens]", "cancelled": " [stopped]"}[answer.finish]
+        note = {"stop": "", "length": " [cut here: --max-tokens, or the context is full]", "cancelled": " [stopped]"}[
+            answer.finish
+        ]
         on_text(f"{note}\n")
     return answer
 
@@ -173,10 +177,15 @@ def printer(label: str, person: bool) -> Callable[[str], None]:
         if not begun:
             sys.stdout.write(label or ("model " if person else ""))
             begun = True
-        sys.stdout.write(piece)
+        sys.stdout.write(visible(piece))
         sys.stdout.flush()
 
     return write
+
+
+def visible(text: str) -> str:
+    """For a terminal: control characters of an answer are shown, never obeyed; they could move the cursor or set the title."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def shorten(speaker: Speaker, history: list[Message]) -> int:

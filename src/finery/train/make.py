@@ -116,7 +116,7 @@ def answerer(config: Config, prepared: Prepared, model: torch.nn.Module, tokeniz
     questions = fixed_questions(config, prepared) if renderer is not None else []
 
     def answer(job: Job) -> None:
-        if not questions:
+        if renderer is None or not questions:
             return
         with job.console.busy("answering the fixed questions"):
             answers = answer_questions(model, tokenizer, renderer, questions)
