@@ -1,50 +1,30 @@
 """From an Example to training sequences with an exact loss mask, by asking the model's own chat template.
 
-A token is trained if and only if the model must emit it after the prompt that a server would send for that turn. What a
-template writes is learned by asking it; there is no registry of templates, and nothing here knows a model.
-
-A turn has one of three shapes, told apart by the prompt P (with the generation prompt) and the answered text F:
-  plain     F continues P: the model emits the rest.
-  closed    P ends in a whole, empty thinking block that F leaves out: the model emits F after the role header.
-  open      P ends inside a thinking block: the model emits reasoning, the block's end, the answer.
-Where the turn is written without a role header, or the system text moves once there is an answer, the template is asked without
-them what it writes.
+A token is trained if and only if the model must emit it after the prompt that a server would send for that turn. What a kind of
+conversation looks like is asked once, of its twin made of marks (marked.py); a row then costs two renders for each of its
+sequences, or two for each turn where its texts or tools could change what the template writes.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from itertools import pairwise
-from os.path import commonprefix
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from finery.data.encode import Encoder, restore
-from finery.data.said import end_of_said, lost_in_answer, lost_in_prompt
-from finery.errors import ConfigError, ModelError, RowError
+from finery.data.marked import NAME, Learned, cut, fill, kind_of, twin
+from finery.data.template import CHATML_END, WAYS_OUT, Dicts, Template
+from finery.data.turns import Asking, Turn, Unsaid
+from finery.errors import ModelError, RowError
 from finery.types import Example, Message, Sequence
 
-MARK = "markofathought"  # stands in for a reasoning, to see where the template writes it
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")  # the names in use: templates read one of them
-PARTS = "parts"  # or a part of the content, of the type `thinking`
-THINKING = {True: {"enable_thinking": True, "thinking": True}, False: {"enable_thinking": False, "thinking": False}, None: {}}
-CHATML = Path(__file__).with_name("chatml.jinja")
-WAYS_OUT = "template: FILE.jinja, or template: chatml"
-
-
-class Turn(NamedTuple):
-    """What a server sends and what must come back, stop token included."""
-
-    prompt: str
-    answer: str
+KEPT_KINDS = 1000  # kinds of conversations that are remembered
 
 
 class Renderer:
-    """A tokenizer with its chat template. `stop_ids`: tokens that end a turn; `mode_seen`: thinking modes of trained turns."""
+    """A tokenizer with its chat template. `source`: the Jinja text; `stop_ids`: tokens that end a turn; `mode_seen`: the
+    thinking modes of trained turns, with a thought (`thinking`) and without one (`plain`)."""
 
     def __init__(
         self,
@@ -55,18 +35,21 @@ class Renderer:
         last_turn_only: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
-        self.source = template_source(tokenizer, template)
+        self.template = Template(tokenizer, template)
+        self.source = self.template.source
         self.reasoning = reasoning
         self.last_turn_only = last_turn_only
         self.encoder = Encoder(tokenizer)
-        self.eos = tokenizer.eos_token or ""
-        known = [*stop_ids, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])]
-        self.stop_ids = list(dict.fromkeys(int(i) for i in known))
-        if not self.stop_ids:
+        own_end = [tokenizer.get_added_vocab().get(CHATML_END)] if template == "chatml" else []
+        known = [*own_end, *stop_ids, tokenizer.eos_token_id]
+        self.stop_ids = list(dict.fromkeys(int(i) for i in known if i is not None))
+        stops = [text for text in (tokenizer.decode([i]) for i in self.stop_ids) if text]
+        if not stops:
             raise ModelError(
                 "the tokenizer has no end token: a model trained with it could not stop", way_out="set its eos_token"
             )
-        self.stops = [text for text in (tokenizer.decode([i]) for i in self.stop_ids) if text]
+        self.asking = Asking(self.template, self.encoder, stops, tokenizer.eos_token or stops[0])
+        self.learned: dict[Any, Learned] = {}
         self.mode_seen: dict[str, bool | None] = {}
 
     # --- what others ask -------------------------------------------------------------------------------------------------
@@ -77,7 +60,7 @@ class Renderer:
         RowError where the template can't say what the row says, with the way out.
         """
         found: list[Sequence] = []
-        for number, answer in enumerate(example.answers):
+        for number, answer in enumerate(example.answers or [[]]):
             messages = [*example.prompt, *answer]
             trained = self.trained_turns(example, messages)
             if not trained:
@@ -88,12 +71,17 @@ class Renderer:
         return found
 
     def prompt(self, messages: list[Message], tools: Iterable[dict[str, Any]] = (), thinking: bool | None = None) -> list[int]:
-        """The ids that chat and serve send for the next answer. `thinking` None: the mode of turns trained without thoughts."""
+        """The ids that chat and serve send for the next answer, as in training.
+
+        `thinking`: whether the answer shall begin with a thought; None: as the turns that were trained.
+        """
         if thinking is None:
-            thinking = self.mode_seen.get("plain")
+            mode = self.mode_seen.get("plain", self.mode_seen.get("thinking"))
+        else:
+            mode = self.mode_seen.get("thinking" if thinking else "plain", thinking)
         table: dict[str, str] = {}
         given = [self.as_dict(m, table) for m in messages]
-        return self.encoder.encode(self.ask(given, list(tools), True, THINKING[thinking]), table)
+        return self.encoder.encode(self.template.ask(given, self.as_tools(tools, table), True, mode), table)
 
     # --- turns -------------------------------------------------------------------------------------------------------------
 
@@ -103,24 +91,114 @@ class Renderer:
         turns = [i for i, m in enumerate(messages) if i >= first and m.role == "assistant" and m.weight > 0]
         return turns[-1:] if self.last_turn_only else turns
 
-    def sequences(
-        self, messages: list[Message], tools: list[dict[str, Any]], trained: list[int], origin: str
-    ) -> Iterator[Sequence]:
+    def sequences(self, messages: list[Message], tools: Dicts, trained: list[int], origin: str) -> Iterator[Sequence]:
         """One sequence while contexts continue each other, a new one where the template rewrites history."""
         table: dict[str, str] = {}
         given = [self.as_dict(m, table) for m in messages]
+        turns = self.turns(given, self.as_tools(tools, table), trained, origin, table)
+        for i, turn in zip(trained, turns, strict=True):
+            self.mode_seen.setdefault("thinking" if "reasoning_content" in given[i] else "plain", turn.way.mode)
+        weights = [messages[i].weight for i in trained]
+        for chain in chains(turns):
+            yield from self.encoded(chain, weights[: len(chain)], table, origin)
+            del weights[: len(chain)]
+
+    def turns(self, given: Dicts, tools: Dicts, trained: list[int], origin: str, table: dict[str, str]) -> list[Turn]:
+        """Prompt and answer of each trained turn. RowError where the template has no place for what one of them says."""
+        learned = self.learn(given, tools, trained)
+        if learned.lost:
+            raise self.unsaid(learned.lost, given, learned.lost_turn, origin, table)
+        if learned.pieces and (filled := self.filled(learned, given, trained)):
+            return filled
+        context = {i for i, m in enumerate(given) if m["role"] == "assistant"}.difference(trained)
+        found = []
+        for i, way in zip(trained, learned.ways, strict=True):
+            try:
+                found.append(self.asking.turn(given, i, tools, context, way))
+            except Unsaid:
+                try:
+                    found.append(self.asking.turn(given, i, tools, context))
+                except Unsaid as error:
+                    raise self.unsaid(error.why, given, i, origin, table) from None
+        return found
+
+    def learn(self, given: Dicts, tools: Dicts, trained: list[int]) -> Learned:
+        """What is known about this kind of conversation; asked where nothing is known yet."""
+        kind = (kind_of(given, tools), tuple(trained))
+        if kind not in self.learned:
+            if len(self.learned) >= KEPT_KINDS:
+                self.learned.clear()
+            self.learned[kind] = self.asked(*twin(given, tools), trained, names_of(given, tools))
+        return self.learned[kind]
+
+    def asked(self, marked: Dicts, tools: Dicts, trained: list[int], names: list[str]) -> Learned:
+        """What the template does with a conversation of marks. Where it raises (at a mark?) nothing is learned of that turn."""
+        context = {i for i, m in enumerate(marked) if m["role"] == "assistant"}.difference(trained)
+        turns: list[Turn | None] = []
+        for i in trained:
+            try:
+                turns.append(self.asking.turn(marked, i, tools, context))
+            except Unsaid as error:
+                if error.lost:
+                    return Learned([], None, error.why.replace(NAME, names[0] if names else NAME), i)
+                turns.append(None)
+        texts_only = not tools and not any("tool_calls" in message or "name" in message for message in marked)
+        whole = [turn for turn in turns if turn]
+        fits = texts_only and len(trained) > 1 and len(whole) == len(turns)
+        return Learned([turn and turn.way for turn in turns], [cut(turn) for turn in whole] if fits else None)
+
+    def filled(self, learned: Learned, given: Dicts, trained: list[int]) -> list[Turn] | None:
+        """The turns made from those of marks, where the template writes just that for the last one of each sequence."""
+        texts = [text for message in given for text in (message["content"], message.get("reasoning_content", "")) if text]
+        if any(text != text.strip() or self.template.looks_for(text) for text in texts):
+            return None
+        made = []
+        for pieces, way in zip(learned.pieces or (), learned.ways, strict=True):
+            assert way is not None
+            prompt, answer, full = (fill(pattern, given) for pattern in pieces)
+            made.append(Turn(prompt, answer, full, way))
+        last = -1
+        for chain in chains(made):
+            last += len(chain)
+            if self.asking.asked(given, trained[last], chain[-1].way) != (chain[-1].prompt, chain[-1].full):
+                return None
+        return made
+
+    def unsaid(self, why: str, given: Dicts, i: int, origin: str, table: dict[str, str]) -> RowError:
+        ways_out = f"reasoning: inline or drop, {WAYS_OUT}" if "reasoning_content" in given[i] else WAYS_OUT
+        what = f"message {i}: this template can't say it: {restore(why, table)}"
+        return RowError("the template can't say it", what, origin, ways_out)
+
+    # --- ids ---------------------------------------------------------------------------------------------------------------
+
+    def encoded(self, chain: list[Turn], weights: list[float], table: dict[str, str], origin: str) -> Iterator[Sequence]:
+        """Turns whose texts continue each other, encoded in one go where that gives each prompt its own ids."""
+        text = chain[-1].prompt + chain[-1].answer
+        borders = [border for turn in chain for border in (len(turn.prompt), len(turn.prompt) + len(turn.answer))]
+        found = None if table else self.encoder.with_borders(text, borders)
+        if found is None:
+            yield from self.encoded_singly(chain, weights, table, origin)
+            return
+        ids, counts = found
+        loss = np.zeros(len(ids), np.float32)
+        for weight, begin, end in zip(weights, counts[::2], counts[1::2], strict=True):
+            self.check_end(ids[begin:end], origin)
+            loss[begin:end] = weight
+        yield Sequence(np.array(ids, np.int32), loss)
+
+    def encoded_singly(self, chain: list[Turn], weights: list[float], table: dict[str, str], origin: str) -> Iterator[Sequence]:
+        """Turn after turn: a prompt whose ids do not continue the sequence starts a new one."""
         ids: list[int] = []
         loss: list[float] = []
-        for i in trained:
-            turn = self.turn(given, i, tools, origin, table)
+        for turn, weight in zip(chain, weights, strict=True):
             prompt = self.encoder.encode(turn.prompt, table)
             if prompt[: len(ids)] != ids:
-                yield made(ids, loss)
+                yield Sequence(np.array(ids, np.int32), np.array(loss, np.float32))
                 ids, loss = [], []
             answer = self.answer_ids(turn, prompt, table, origin)
-            loss += [0.0] * (len(prompt) - len(ids)) + [messages[i].weight] * len(answer)
+            loss += [0.0] * (len(prompt) - len(ids)) + [weight] * len(answer)
             ids = prompt + answer
-        yield made(ids, loss)
+        yield Sequence(np.array(ids, np.int32), np.array(loss, np.float32))
 
     def answer_ids(self, turn: Turn, prompt: list[int], table: dict[str, str], origin: str) -> list[int]:
         """Ids of the answer after the prompt's: encoded together, or alone where a token would straddle the border."""
@@ -128,204 +206,74 @@ class Renderer:
         if together[: len(prompt)] == prompt:
             answer = together[len(prompt) :]
         else:
-            answer = self.encoder.encode(turn.answer, table)
-            if self.tokenizer.decode(answer) != restore(turn.answer, table):
+            answer = self.encoder.encode(turn.answer, table, after=prompt)
+            if not self.encoder.continues(prompt, answer, restore(turn.answer, table)):
                 raise RowError("an answer can't be encoded by itself", "the tokenizer changes this answer's text", origin)
-        if not answer or answer[-1] not in self.stop_ids:
-            raise RowError(
-                "an answer has no end", "the template ends this answer with no token that stops the model", origin, WAYS_OUT
-            )
+        self.check_end(answer, origin)
         return answer
 
-    def turn(
-        self, given: list[dict[str, Any]], i: int, tools: list[dict[str, Any]], origin: str, table: dict[str, str]
-    ) -> Turn:
-        """The prompt and the answer of assistant message i, in the first thinking mode and shape that say all of it."""
-        before, message = given[:i], given[i]
-        reasoning = message.get("reasoning_content", "")
-        kind = "thinking" if reasoning else "plain"
-        why = ""
-        for mode in (None, True) if reasoning else (False, None, True):
-            try:
-                prompt = self.ask(before, tools, True, THINKING[mode])
-                if lost := lost_in_prompt(prompt, before, tools):
-                    why = why or lost
-                    continue
-                for key in (*REASONING_KEYS, PARTS) if reasoning else REASONING_KEYS[:1]:
-                    answered = with_reasoning(message, key, reasoning)
-                    for answer in self.shapes(prompt, before, answered, key, reasoning, tools, mode):
-                        lost = lost_in_answer(answer, message, reasoning)
-                        if lost or (key == PARTS and not self.sets_apart(answer, message, reasoning)):
-                            why = why or lost or "the reasoning goes missing"
-                            continue
-                        self.mode_seen.setdefault(kind, mode)
-                        return Turn(prompt, self.ended(answer, given, i, tools, mode, reasoning))
-            except RowError as error:
-                why = why or error.what
-        what = f"message {i}: this template can't say it: {restore(why, table) or 'it rewrites the turn once answered'}"
-        ways = f"reasoning: inline or drop, {WAYS_OUT}" if reasoning else WAYS_OUT
-        raise RowError("the template can't say it", what, origin, ways)
+    def check_end(self, answer: list[int], origin: str) -> None:
+        if not answer or answer[-1] not in self.stop_ids:
+            what = "the template ends this answer with no token that stops the model"
+            raise RowError("an answer has no end", what, origin, WAYS_OUT)
 
-    def shapes(
-        self,
-        prompt: str,
-        before: list[dict[str, Any]],
-        answered: dict[str, Any],
-        key: str,
-        reasoning: str,
-        tools: list[dict[str, Any]],
-        mode: bool | None,
-    ) -> Iterator[str]:
-        """What the model would have to emit after the prompt, by each shape that fits."""
-        full = self.ask([*before, answered], tools, False, THINKING[mode])
-        opened = re.search(r"<(\w+)>\s*$", prompt) if reasoning else None  # the prompt ends inside a thinking block
-        if full.startswith(prompt):
-            rest = full[len(prompt) :]
-            yield rest
-            if opened and rest.startswith(f"</{opened[1]}>"):
-                yield reasoning + rest
-            elif opened:
-                yield f"{reasoning}\n</{opened[1]}>\n\n{rest}"
-            return
-        shared = self.common_text(prompt, full)
-        prefill, rest = prompt[shared:], full[shared:]
-        markers = [p for p in self.pieces(prefill) if is_marker(p)]
-        if len(markers) >= 2 and not reasoning:
-            yield rest.removeprefix(markers[-1])
-        if prefill and len(markers) <= 1 and not any("/" in m for m in markers):
-            marked = self.ask([*before, with_reasoning(answered, key, MARK)], tools, False, THINKING[mode])
-            if MARK in marked:
-                yield reasoning + marked.split(MARK, 1)[1]
-            elif opened:
-                yield f"{reasoning}\n</{opened[1]}>\n\n{rest}"
-        history = self.ask(before, tools, False, THINKING[mode])
-        if prompt.startswith(history) and full.startswith(history):  # the turn is written without a role header
-            yield full[len(history) :]
-        if before and before[0]["role"] == "system" and len(before) > 1:  # the system text moves once there is an answer
-            short = self.ask(before[1:], tools, True, THINKING[mode])
-            answer = self.ask([*before[1:], answered], tools, False, THINKING[mode])
-            if answer.startswith(short) and self.pieces(short)[-1:] == self.pieces(prompt)[-1:]:
-                yield answer[len(short) :]
-
-    def ended(
-        self, answer: str, given: list[dict[str, Any]], i: int, tools: list[dict[str, Any]], mode: bool | None, reasoning: str
-    ) -> str:
-        """The answer up to the first stop token after all that is said."""
-        said = end_of_said(answer, given[i], reasoning)
-        ends = [answer.index(stop, said) + len(stop) for stop in self.stops if stop in answer[said:]]
-        if ends:
-            return answer[: min(ends)]
-        return answer + self.implied_stop(given, i, tools, mode)
-
-    def implied_stop(self, given: list[dict[str, Any]], i: int, tools: list[dict[str, Any]], mode: bool | None) -> str:
-        """GLM style: a turn is closed by the next role's marker. Ask the template which; else the tokenizer's eos."""
-        following = given[i + 1] if i + 1 < len(given) else {"role": "user", "content": "."}
-        bare = [*given[:i], {k: v for k, v in given[i].items() if k not in REASONING_KEYS}]
-        try:
-            closed = self.ask([*bare, following], tools, False, THINKING[mode])[
-                len(self.ask(bare, tools, False, THINKING[mode])) :
-            ]
-        except RowError:
-            return self.eos
-        return next((stop for stop in self.stops if closed.startswith(stop)), self.eos)
-
-    # --- the template --------------------------------------------------------------------------------------------------------
-
-    def ask(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], prompt: bool, mode: dict[str, bool]) -> str:
-        """The template's text, in the sandbox of transformers; RowError with the template's own words where it refuses."""
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, tools=tools or None, chat_template=self.source, add_generation_prompt=prompt, tokenize=False, **mode
-            )
-        except Exception as error:  # whatever a template's author raises or forgets
-            raise RowError("the template refuses it", f"the template says: {str(error)[:300]}", way_out=WAYS_OUT) from None
+    # --- as templates read it ------------------------------------------------------------------------------------------------
 
     def as_dict(self, message: Message, table: dict[str, str]) -> dict[str, Any]:
         """A message as templates read it, control strings replaced by stand-ins."""
-        if self.reasoning != "keep" and message.reasoning:
-            thought = f"<think>\n{message.reasoning}\n</think>\n\n" if self.reasoning == "inline" else ""
-            message = replace(message, content=thought + str(message.content), reasoning="")
-        protect = self.encoder.protect
-        found: dict[str, Any] = {"role": message.role, "content": protect(text_of(message), table)}
-        if message.reasoning:
-            found["reasoning_content"] = protect(message.reasoning, table)
+
+        def protect(text: str) -> str:
+            return self.encoder.protect(text, table)
+
+        content = protect(text_of(message))
+        if message.reasoning and self.reasoning == "inline":
+            content = f"<think>\n{protect(message.reasoning)}\n</think>\n\n{content}"
+        found: dict[str, Any] = {"role": message.role, "content": content}
+        if message.reasoning and self.reasoning == "keep":
+            found["reasoning_content"] = protect(message.reasoning)
         if message.tool_calls:
             found["tool_calls"] = [
                 {
                     "type": "function",
                     **({"id": call.id} if call.id else {}),
-                    "function": {"name": call.name, "arguments": protected(call.arguments, lambda text: protect(text, table))},
+                    "function": {"name": protect(call.name), "arguments": protected(call.arguments, protect)},
                 }
                 for call in message.tool_calls
             ]
         if message.role == "tool":
-            found |= {k: v for k, v in (("name", message.name), ("tool_call_id", message.tool_call_id)) if v}
+            found |= {k: protect(v) for k, v in (("name", message.name), ("tool_call_id", message.tool_call_id)) if v}
         return found
 
-    def sets_apart(self, answer: str, message: dict[str, Any], reasoning: str) -> bool:
-        """Whether a thought given as a content part stands in a block of its own: some templates print parts as they are."""
-        _, _, after = answer.partition(reasoning)
-        between = after[: after.find(message["content"])] if message["content"] else after
-        return any(is_marker(piece) for piece in self.pieces(between)) and "type" not in between
-
-    def borders(self, text: str) -> list[int]:
-        """Where the text's tokens end, in letters; a letter of several tokens ends with its last one."""
-        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        return [end for (_, end), (start, _) in pairwise([*offsets, (len(text), len(text))]) if end <= start]
-
-    def pieces(self, text: str) -> list[str]:
-        """The text cut between tokens: markers are whole."""
-        return [text[a:b] for a, b in pairwise([0, *self.borders(text)])]
-
-    def common_text(self, one: str, other: str) -> int:
-        """Letters that two texts share from the beginning, up to a border between tokens in both."""
-        shared = len(commonprefix([one, other]))  # noqa: RUF071
-        both = set(self.borders(one)) & set(self.borders(other))
-        return max((end for end in both if end <= shared), default=0)
+    def as_tools(self, tools: Iterable[dict[str, Any]], table: dict[str, str]) -> Dicts:
+        """Declared tools, control strings replaced by stand-ins."""
+        return [protected(tool, lambda text: self.encoder.protect(text, table)) for tool in tools]
 
 
 # --- small parts -----------------------------------------------------------------------------------------------------------
 
 
-def template_source(tokenizer: Any, template: str | None) -> str:
-    """The Jinja text in force: the model's own, the built-in chatml, a file, or the text itself."""
-    if template is None:
-        own = tokenizer.chat_template
-        if not own:
-            way_out = "template: chatml (built in), or template: FILE.jinja"
-            raise ConfigError("this model has no chat template, so conversations can't be written for it", "template", way_out)
-        return own if isinstance(own, str) else own.get("default", next(iter(own.values())))
-    if template == "chatml":
-        return CHATML.read_text(encoding="utf-8")
-    if "{" in template:
-        return template
-    try:
-        return Path(template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the template can't be read: {error}", template, "name a .jinja file in UTF-8, or chatml") from None
+def chains(turns: list[Turn]) -> list[list[Turn]]:
+    """Runs of turns whose prompts continue what was said before, in text."""
+    found: list[list[Turn]] = []
+    for turn in turns:
+        if found and turn.prompt.startswith(found[-1][-1].prompt + found[-1][-1].answer):
+            found[-1].append(turn)
+        else:
+            found.append([turn])
+    return found
 
 
-def made(ids: list[int], loss: list[float]) -> Sequence:
-    return Sequence(np.array(ids, np.int32), np.array(loss, np.float32))
-
-
-def with_reasoning(message: dict[str, Any], key: str, text: str) -> dict[str, Any]:
-    bare = {k: v for k, v in message.items() if k not in REASONING_KEYS}
-    if key == PARTS and text:
-        said = [{"type": "text", "text": message["content"]}] if message["content"] else []
-        return {**bare, "content": [{"type": "thinking", "thinking": text}, *said]}
-    return {**bare, key: text} if text else bare
-
-
-def is_marker(piece: str) -> bool:
-    return len(piece) > 2 and piece[0] in "<[" and piece[-1] in ">]"
+def names_of(given: Dicts, tools: Dicts) -> list[str]:
+    """The names of tools that a conversation declares or calls."""
+    called = (call["function"]["name"] for message in given for call in message.get("tool_calls", ()))
+    return [*(tool["function"]["name"] for tool in tools), *called]
 
 
 def text_of(message: Message) -> str:
     return message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
 
 
-def protected(value: Any, protect: Any) -> Any:
+def protected(value: Any, protect: Callable[[str], str]) -> Any:
     """Every text in a JSON value, protected."""
     if isinstance(value, str):
         return protect(value)

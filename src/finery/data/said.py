@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 
-def lost_in_prompt(prompt: str, before: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
-    """What of the system, user and tool texts and the declared tools a prompt leaves out; "" where all is there."""
+def lost_in_prompt(prompt: str, before: list[dict[str, Any]], tools: list[dict[str, Any]], context: Collection[int]) -> str:
+    """What a prompt leaves out of the system, user and tool texts, of the declared tools and of what the assistant says in
+    turns that are context alone; "" where all is there."""
     for number, message in enumerate(before):
         if message["role"] != "assistant" and not shows(prompt, message["content"]):
             return f"the {message['role']} text of message {number} goes missing"
+        if number in context and (lost := lost_in_answer(prompt, message, "")):
+            return f"{lost}, which message {number} says"
     for tool in tools:
         if not shows(prompt, tool["function"]["name"]):
             return f"the declared tool `{tool['function']['name']}` goes missing"
@@ -24,35 +27,28 @@ def lost_in_answer(answer: str, message: dict[str, Any], reasoning: str) -> str:
         return "the answer's text goes missing"
     if not shows(answer, reasoning):
         return "the reasoning goes missing"
-    for call in message.get("tool_calls", ()):
-        function = call["function"]
-        if not shows(answer, function["name"]) or not all(shows(answer, leaf) for leaf in leaves(function["arguments"])):
-            return f"the call of `{function['name']}` goes missing"
+    functions = [call["function"] for call in message.get("tool_calls", ())]
+    for function in functions:
+        name = function["name"]
+        calls = sum(other["name"] == name for other in functions)
+        if max(answer.count(name), answer.count(escaped(name))) < calls or not all(
+            shows(answer, leaf) for leaf in leaves(function["arguments"])
+        ):
+            return f"the call of `{name}` goes missing"
     return ""
-
-
-def end_of_said(answer: str, message: dict[str, Any], reasoning: str) -> int:
-    """Where the last thing that a turn says ends in its answer, in letters."""
-    texts = [message["content"], reasoning]
-    for call in message.get("tool_calls", ()):
-        texts += [call["function"]["name"], *(leaf for leaf in leaves(call["function"]["arguments"]))]
-    return max((end_of(answer, text) for text in texts), default=0)
-
-
-def end_of(answer: str, said: Any) -> int:
-    """Where the last occurrence of a text or another JSON value ends, 0 where there is none."""
-    plain = said.strip() if isinstance(said, str) else str(said)
-    written = json.dumps(plain if isinstance(said, str) else said, ensure_ascii=False)
-    forms = [plain, written[1:-1] if isinstance(said, str) else written]
-    return max((answer.rindex(form) + len(form) for form in forms if form and form in answer), default=0)
 
 
 def shows(text: str, said: Any) -> bool:
     """Whether a text or another JSON value is written in `text`, as it is or as JSON writes it."""
     if isinstance(said, str):
         said = said.strip()
-        return said in text or json.dumps(said, ensure_ascii=False)[1:-1] in text
+        return said in text or escaped(said) in text
     return json.dumps(said) in text or str(said) in text
+
+
+def escaped(text: str) -> str:
+    """The text as JSON writes it, without the quotes."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def leaves(value: Any) -> Iterator[Any]:
