@@ -2,8 +2,8 @@
 
     python benchmarks/real_data.py --model MODEL --data FOLDER [--only NAME] [--out benchmarks/results/real_data.json]
 
-MODEL: SmolLM2-135M-Instruct (`finery demo --model-only` prints its folder). FOLDER: LLaMA-Factory's demo data. Each run is the command
-line of a user, in a process of its own; no registry file and no format is named.
+MODEL: SmolLM2-135M-Instruct (`finery demo --model-only` prints its folder). FOLDER: LLaMA-Factory's demo data. Each run is the
+command line of a user, in a process of its own; no registry file and no format is named.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from pathlib import Path
 
 import yaml
 
-COMMON = {"adapter": {"type": "lora", "rank": 16}, "learning_rate": 5e-4, "batch_size": 8, "validation": 24, "seed": 0, "warmup": 2}
+COMMON = {
+    "adapter": {"type": "lora", "rank": 16},
+    "learning_rate": 5e-4,
+    "batch_size": 8,
+    "validation": 24,
+    "seed": 0,
+    "warmup": 2,
+}
 RUNS = {
     "alpaca en + zh": {
         "data": [{"path": "alpaca_en_demo.json", "weight": 1.0}, {"path": "alpaca_zh_demo.json", "weight": 0.5}],
@@ -45,7 +52,14 @@ RUNS = {
         "batch_size": 4,
         "max_steps": 8,
     },
-    "wiki, raw text": {"data": "wiki_demo.txt", "objective": "pt", "context": 512, "batch_size": 8, "validation": 1, "max_steps": 8},
+    "wiki, raw text": {
+        "data": "wiki_demo.txt",
+        "objective": "pt",
+        "context": 512,
+        "batch_size": 8,
+        "validation": 1,
+        "max_steps": 8,
+    },
 }
 
 
@@ -61,8 +75,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(
-            f"| {row['run']} | {row['rows']} | {row['steps']} | {row['row_tokens']} | {row['minutes']:.1f} | {row['cpu_minutes']:.1f} "
-            f"| {row['before']:.4f} | {row['after']:.4f} |"
+            f"| {row['run']} | {row['rows']} | {row['steps']} | {row['row_tokens']} | {row['minutes']:.1f} "
+            f"| {row['cpu_minutes']:.1f} | {row['before']:.4f} | {row['after']:.4f} |"
         )
     if arguments.out:
         about = {"date": str(date.today()), "python": platform.python_version(), "common": COMMON}

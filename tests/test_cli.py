@@ -41,7 +41,8 @@ def test_help_answers_at_once(words: list[str]) -> None:
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:
-    code = "import sys, finery.cli; finery.cli.parser(); print([m for m in ('torch', 'transformers', 'numpy', 'pyarrow', 'pydantic', 'rich') if m in sys.modules])"
+    heavy = ("torch", "transformers", "numpy", "pyarrow", "pydantic", "rich")
+    code = f"import sys, finery.cli; finery.cli.parser(); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -72,7 +73,7 @@ def test_train_runs_and_chat_over_one_folder(folder: Path, capsys: pytest.Captur
 def test_check_says_what_the_settings_mean(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", run_yaml(folder, validation=2), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["rows_in"], found["train"], found["validation"]) == (12, 10, 2)
+    assert (found["rows_in"], found["trained"], found["validation"]) == (12, 10, 2)
     assert found["run"]["steps"] == 3
     assert main(["check", str(folder / "rows.jsonl")]) == 0
     assert "12" in capsys.readouterr().out
@@ -100,7 +101,7 @@ def test_a_file_that_is_not_a_language_model(folder: Path, tmp_path: Path, capsy
 def test_output_survives_a_terminal_without_unicode(folder: Path, tmp_path: Path) -> None:
     rows = tmp_path / "数据 🙂.jsonl"
     rows.write_text('{"instruction": "你好", "output": "你好！🙂"}\n', encoding="utf-8")
-    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "HOME": str(tmp_path)}
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "HOME": str(tmp_path)}
     words = [sys.executable, "-m", "finery.cli", "preview", str(rows), f"model={folder / 'model'}"]
     done = subprocess.run(words, capture_output=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr

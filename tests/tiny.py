@@ -9,7 +9,9 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-TEXT = "Name a metal colour planet bird tree river gas. Iron Red Mars Robin Oak Rhine Neon. Who are you? I am here, and 1 2 3 4 5."
+TEXT = (
+    "Name a metal colour planet bird tree river gas. Iron Red Mars Robin Oak Rhine Neon. Who are you? I am here, and 1 2 3 4 5."
+)
 
 
 def make_tokenizer(template: str | None = CHATML, special: tuple[str, ...] = ("<|im_start|>", "<|im_end|>")) -> Any:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that can't show a letter must not end the program
-    # Threads that wait by spinning starve each other where other programs share the cores (docs/log.md); torch reads it on import.
+    # Threads that spin while they wait starve each other where other programs share the cores (docs/log.md)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = parse(argv)
     try:

@@ -1,12 +1,12 @@
 """The errors that a user may see. Each says what went wrong, where, and the way out; a traceback is for us alone.
 
-    FineryError
-      ConfigError   a setting is wrong                     (exit code 2)
-      DataError     a data file or a row is wrong          (exit code 2)
-        RowError    one row can't be used; a ledger counts it
-      ModelError    a model folder or name can't be used   (exit code 2)
-      RunError      a run folder can't be used             (exit code 2)
-      TrainingError training can't go on                   (exit code 1)
+FineryError
+  ConfigError   a setting is wrong                     (exit code 2)
+  DataError     a data file or a row is wrong          (exit code 2)
+    RowError    one row can't be used; a ledger counts it
+  ModelError    a model folder or name can't be used   (exit code 2)
+  RunError      a run folder can't be used             (exit code 2)
+  TrainingError training can't go on                   (exit code 1)
 """
 
 

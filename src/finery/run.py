@@ -213,20 +213,22 @@ def refuse_to_overwrite(run: Run) -> None:
 def open_run(folder: Path | str) -> Run:
     """An existing run; RunError where the folder is none."""
     run = Run(Path(folder))
-    if not run.config_file.is_file():
-        what = "this folder is not a run: it has no run.yaml" if run.folder.is_dir() else "there is no such run folder"
+    if not is_run(folder):
+        what = "this folder is not a run: no run was ever started in it" if run.folder.is_dir() else "there is no such run folder"
         near = [str(other.folder) for other in find_runs(run.folder.parent)][:5]
         raise RunError(what, str(folder), f"runs here: {', '.join(near)}" if near else "see `finery runs`")
     return run
 
 
 def is_run(folder: Path | str) -> bool:
-    return (Path(folder) / "run.yaml").is_file()
+    """Whether a run was started in a folder; somebody's settings may be called run.yaml too, but nobody holds a lock on them."""
+    run = Run(Path(folder))
+    return run.config_file.is_file() and run.lock_file.is_file()
 
 
 def find_runs(root: Path) -> list[Run]:
     """The runs directly in `root`, newest first."""
-    found = [Run(path.parent) for path in root.glob("*/run.yaml")] if root.is_dir() else []
+    found = [Run(path.parent) for path in root.glob("*/run.yaml") if is_run(path.parent)] if root.is_dir() else []
     return sorted(found, key=lambda run: run.config_file.stat().st_mtime, reverse=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -203,6 +202,7 @@ def test_nothing_to_resume(tmp_path: Path, folder: Path, capsys: pytest.CaptureF
     assert main(["resume", str(tmp_path / "empty")]) == 2
     assert str(tmp_path / "empty") in capsys.readouterr().err
     (tmp_path / "empty" / "run.yaml").write_text(settings(folder).read_text())
+    (tmp_path / "empty" / "lock").touch()
     assert main(["resume", str(tmp_path / "empty")]) == 2
     told = capsys.readouterr().err
     assert "no checkpoint" in told and str(tmp_path / "empty") in told
@@ -222,4 +222,4 @@ def test_events_are_json_lines(folder: Path) -> None:
     kinds = [event["event"] for event in events]
     assert kinds[0] == "layout" and kinds[1] == "start" and kinds[-1] == "end"
     assert [kind for kind in kinds if kind in ("evaluate", "step")] == ["evaluate", "step", "evaluate", "step", "evaluate"]
-    assert os.path.exists(folder / "run" / "ledger.json")
+    assert (folder / "run" / "ledger.json").exists()

@@ -152,5 +152,6 @@ def test_a_model_by_itself_has_no_base(run: Path, capsys: pytest.CaptureFixture[
 def test_an_unfinished_run_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.yaml").write_text((run / "run.yaml").read_text())
+    (tmp_path / "run" / "lock").touch()
     assert main(["chat", str(tmp_path / "run"), "--message", "Hi"]) == 2
     assert "no final weights yet" in capsys.readouterr().err

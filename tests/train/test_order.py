@@ -33,7 +33,9 @@ def test_seeds_and_epochs_shuffle_differently() -> None:
 
 def test_weights_share_an_epoch_between_sources() -> None:
     order = Order([0] * 10 + [1] * 6, [0.5, 2.0], 4, 0)
-    epochs = [[row for s in range(order.steps_per_epoch) for row in order.rows(e * order.steps_per_epoch + s)] for e in range(4)]
+    epochs = [
+        [row for s in range(order.steps_per_epoch) for row in order.rows(e * order.steps_per_epoch + s)] for e in range(4)
+    ]
     for epoch in epochs:
         counts = Counter(epoch)
         assert sum(n for row, n in counts.items() if row < 10) == 5

@@ -213,7 +213,7 @@ def recheck_layout(job: Job, rows: list[Row]) -> None:
     """The self-check, again, where a row first goes beyond a window or the rope's original length."""
     if not job.recheck_lengths:
         return
-    report = recheck(job.accelerator.unwrap_model(job.policy), rows, job.recheck_lengths)
+    report = recheck(job.accelerator.unwrap_model(job.policy), rows, job.recheck_lengths, job.config.layout)
     if report is not None:
         job.recheck_lengths = report["recheck_lengths"]
         job.run.event("layout", **report)
