@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finery.errors import ConfigError, RowError
+from finery.errors import ConfigError, ModelError, RowError
 
 CHATML = Path(__file__).with_name("chatml.jinja")
 CHATML_END = "<|im_end|>"
@@ -73,9 +72,6 @@ def collect_words(tree: Any, exact: set[str], within: set[str]) -> None:
     """The constant texts of comparisons, searches and assignments of a parsed template."""
     from jinja2 import nodes
 
-    def constants(node: Any) -> Iterator[str]:
-        return (const.value for const in node.find_all(nodes.Const) if isinstance(const.value, str))
-
     for node in tree.find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test, nodes.Assign)):
         if isinstance(node, nodes.Compare):
             searching = any(operand.op in ("in", "notin") for operand in node.ops)
@@ -112,7 +108,8 @@ def template_sources(tokenizer: Any, template: str | None) -> dict[str, str]:
         own = tokenizer.chat_template
         if not own:
             way_out = "template: chatml (built in), or template: FILE.jinja"
-            raise ConfigError("this model has no chat template, so conversations can't be written for it", "template", way_out)
+            where = str(getattr(tokenizer, "name_or_path", ""))
+            raise ModelError("this model has no chat template, so conversations can't be written for it", where, way_out)
         if isinstance(own, str):
             return {"default": own}
         return {"default": own.get("default") or next(iter(own.values())), **own}

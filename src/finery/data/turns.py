@@ -23,6 +23,7 @@ from finery.errors import RowError
 MARK = "markofathought"  # stands in for a reasoning, to see where the template writes it
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")  # the names in use: templates read one of them
 PARTS = "parts"  # or a part of the content, of the type `thinking`
+MARKER = r"<[^<>\s]{1,60}>|\[/?[A-Z][A-Z_ ]{1,30}\]"  # what templates mark blocks with, where the vocabulary does not have it
 
 
 class Way(NamedTuple):
@@ -59,6 +60,7 @@ class Asking:
     def __init__(self, template: Template, encoder: Encoder, stops: list[str], eos: str) -> None:
         self.ask = template.ask
         self.encoder = encoder
+        self.marker = re.compile(f"{encoder.control.pattern}|{MARKER}" if encoder.control else MARKER)
         self.stop = re.compile("|".join(map(re.escape, sorted(stops, key=len, reverse=True))))
         self.eos = eos
 
@@ -125,7 +127,7 @@ class Asking:
             return
         shared = self.shared(prompt, full, way)
         prefill, rest = prompt[shared:], full[shared:]
-        markers = [p for p in self.encoder.pieces(prefill) if is_marker(p)]
+        markers = self.markers(prefill)
         if len(markers) >= 2 and not reasoning:
             yield "closed", prefill, rest.removeprefix(markers[-1])
         if prefill and len(markers) <= 1 and not any("/" in m for m in markers):
@@ -151,7 +153,9 @@ class Asking:
                 return shared
         same = len(commonprefix([prompt, full]))  # noqa: RUF071
         both = set(self.encoder.token_ends(prompt)) & set(self.encoder.token_ends(full))
-        return max((end for end in both if end <= same), default=0)
+        end = max((end for end in both if end <= same), default=0)
+        inside = [m.start() for text in (prompt, full) for m in self.marker.finditer(text) if m.start() < end < m.end()]
+        return min(inside, default=end)
 
     def end(
         self, answer: str, given: Dicts, i: int, tools: Dicts, mode: bool | None, reasoning: str, way: Way | None
@@ -182,7 +186,11 @@ class Asking:
         """Whether a thought given as a content part stands in a block of its own: some templates print parts as they are."""
         _, _, after = answer.partition(reasoning)
         between = after[: after.find(message["content"])] if message["content"] else after
-        return any(is_marker(piece) for piece in self.encoder.pieces(between)) and "type" not in between
+        return bool(self.markers(between)) and "type" not in between
+
+    def markers(self, text: str) -> list[str]:
+        """The markers of blocks in a text: `<think>`, `[/THINK]`."""
+        return [found[0] for found in self.marker.finditer(text) if found[0][0] in "<[" and found[0][-1] in ">]"]
 
 
 def with_reasoning(message: dict[str, Any], key: str, text: str) -> dict[str, Any]:
@@ -192,7 +200,3 @@ def with_reasoning(message: dict[str, Any], key: str, text: str) -> dict[str, An
         said = [{"type": "text", "text": message["content"]}] if message["content"] else []
         return {**bare, "content": [{"type": "thinking", "thinking": text}, *said]}
     return {**bare, key: text} if text else bare
-
-
-def is_marker(piece: str) -> bool:
-    return len(piece) > 2 and piece[0] in "<[" and piece[-1] in ">]"
