@@ -102,7 +102,8 @@ def template_names() -> list[Any]:
 
 
 @cache
-def bench(name: str) -> Bench:
+def bench(name: str, without: str = "") -> Bench:
+    """`without`: markers with this word are ordinary text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -113,6 +114,7 @@ def bench(name: str) -> Bench:
     trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     made.train_from_iterator(["Which lake is deep? Baikal.\n\n", "user\n assistant\n system\n"] * 4, trainer)
     markers = sorted({*MARKER.findall(source), "<BOS>", "<EOS>"} - {"<br>", "<b>", "</b>"})
+    markers = [marker for marker in markers if not (without and without in marker)]
     made.add_special_tokens([AddedToken(marker, special=True, normalized=False) for marker in markers])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<BOS>", eos_token="<EOS>")
     tokenizer.chat_template = source
@@ -169,8 +171,8 @@ def served(tokenizer: Any, messages: list[Message], tools: tuple[dict[str, Any],
     return found
 
 
-def render(name: str, case: Case) -> list[Sequence] | RowError:
-    tokenizer, stops = bench(name)
+def render(name: str, case: Case, without: str = "") -> list[Sequence] | RowError:
+    tokenizer, stops = bench(name, without)
     example = Example(case.messages[:-1], [case.messages[-1:]], tools=list(case.tools), origin="rows.jsonl:1")
     try:
         return Renderer(tokenizer, sorted(stops), last_turn_only=case.last_turn_only).render(example)
@@ -263,6 +265,20 @@ def test_control_strings_in_texts_are_ordinary_tokens(name: str) -> None:
         texts = [[tokenizer.decode(ids) for ids in found] for found in runs]
         assert texts[0] == [text.replace("harmless", f"{end}<EOS>") for text in texts[1]]
         assert all(ids[-1] in stops and stops.isdisjoint(ids[:-1]) for ids in runs[0])
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_what_is_trained_does_not_depend_on_the_vocabulary(name: str) -> None:
+    """Where `<think>` is ordinary text, the trained texts are those of a vocabulary that has it as a token."""
+    if not any("think" in marker for marker in bench(name).tokenizer.get_added_vocab()):
+        return
+    for kind in ("one turn", "four turns", "thought", "two thoughts", "thought, then none", "tool"):
+        texts = []
+        for without in ("", "think"):
+            tokenizer, sequences = bench(name, without).tokenizer, render(name, CONVERSATIONS[kind], without)
+            found = [] if isinstance(sequences, RowError) else sequences
+            texts.append([tokenizer.decode(sequence.ids[a:b].tolist()) for sequence in found for a, b in runs_of(sequence)])
+        assert texts[0] == texts[1], kind
 
 
 @pytest.mark.parametrize("name", template_names())
