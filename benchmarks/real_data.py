@@ -24,41 +24,43 @@ import yaml
 COMMON = {
     "adapter": {"type": "lora", "rank": 16},
     "learning_rate": 5e-4,
-    "batch_size": 8,
-    "validation": 24,
+    "batch_size": 4,
+    "validation": 12,
     "seed": 0,
     "warmup": 2,
+    "evaluate_every": 1000,  # before and after
+    "save_every": 1000,
 }
 RUNS = {
     "alpaca en + zh": {
         "data": [{"path": "alpaca_en_demo.json", "weight": 1.0}, {"path": "alpaca_zh_demo.json", "weight": 0.5}],
         "context": 512,
         "on_too_long": "drop",
-        "max_steps": 12,
+        "batch_size": 8,
+        "max_steps": 8,
     },
     "glaive tool calls": {
         "data": "glaive_toolcall_en_demo.json",
         "template": "chatml",
         "context": 1024,
         "on_too_long": "drop",
-        "max_steps": 8,
+        "max_steps": 6,
     },
     "reasoning with tools": {
         "data": "reason_tool_use_demo_50.jsonl",
         "template": "chatml",
         "context": 2048,
         "on_too_long": "drop",
-        "validation": 8,
-        "batch_size": 4,
-        "max_steps": 8,
+        "validation": 6,
+        "batch_size": 2,
+        "max_steps": 6,
     },
     "wiki, raw text": {
         "data": "wiki_demo.txt",
         "objective": "pt",
         "context": 512,
-        "batch_size": 8,
         "validation": 1,
-        "max_steps": 8,
+        "max_steps": 6,
     },
 }
 

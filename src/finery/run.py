@@ -214,14 +214,16 @@ def open_run(folder: Path | str) -> Run:
     """An existing run; RunError where the folder is none."""
     run = Run(Path(folder))
     if not is_run(folder):
-        what = "this folder is not a run: no run was ever started in it" if run.folder.is_dir() else "there is no such run folder"
+        what = (
+            "this folder is not a run: no run was ever started in it" if run.folder.is_dir() else "there is no such run folder"
+        )
         near = [str(other.folder) for other in find_runs(run.folder.parent)][:5]
         raise RunError(what, str(folder), f"runs here: {', '.join(near)}" if near else "see `finery runs`")
     return run
 
 
 def is_run(folder: Path | str) -> bool:
-    """Whether a run was started in a folder; somebody's settings may be called run.yaml too, but nobody holds a lock on them."""
+    """Whether a run was started in a folder: settings of a user may be called run.yaml too, but have no lock beside them."""
     run = Run(Path(folder))
     return run.config_file.is_file() and run.lock_file.is_file()
 

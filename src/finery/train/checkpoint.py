@@ -96,7 +96,8 @@ def optimizer_state(
                 raise RunError(f"the optimizer keeps a {type(value).__name__} as `{slot}`: it can't be saved without pickle")
             tensors[f"{name}.{slot}"] = value.detach().cpu().contiguous()
             slots.add(slot)
-    return tensors, {"class": type(optimizer).__name__, "slots": sorted(slots)}
+    own = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    return tensors, {"class": type(own).__name__, "slots": sorted(slots)}
 
 
 # --- sealed folders --------------------------------------------------------------------------------------------------------

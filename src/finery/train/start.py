@@ -44,41 +44,57 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), console: Console |
     RunError where there is no checkpoint, or the data, the base model or a setting that decides the weights has changed.
     """
     from finery.config.load import config_from_dict, dump_config, load_config
-    from finery.train.checkpoint import load_checkpoint, read_state
-    from finery.train.make import make_job
+    from finery.train.checkpoint import read_state
 
     console = console or Console()
     run = open_run(folder)
-    saved = run.checkpoints()
-    if not saved:
-        way_out = f"start it with `finery train {run.config_file}`"
-        raise RunError("this run has no checkpoint to go on from", str(run.folder), way_out)
-    state = read_state(saved[-1])
-    before = config_from_dict(state["config"], files_must_exist=False)
-    config = settle(load_config(run.config_file, overrides))
-    config = config.model_copy(update={"output": str(run.folder)})
-    changed = changed_settings(before, config, run)
-    with run.own(), recorded(run), listening(console.line) as stop:
-        console.log_file = run.log_file
-        for text in changed:
-            console.line(f"changed: {text}", "yellow")
-        write_text(run.config_file, dump_config(config))
+    with run.own(), listening(console.line) as stop:
+        saved = run.checkpoints()
+        if not saved:
+            way_out = f"start it with `finery train {run.config_file}`"
+            raise RunError("this run has no checkpoint to go on from", str(run.folder), way_out)
+        state = read_state(saved[-1])
+        before = config_from_dict(state["config"], files_must_exist=False)
+        config = settle(load_config(run.config_file, overrides))
+        config = config.model_copy(update={"output": str(run.folder)})
+        changed = changed_settings(before, config, run)
         tokenizer, prepared = read_data(config, console)
         same_data(read_json(run.ledger_file), prepared, run)
         same_base(run, config)
+        console.log_file = run.log_file  # from here on the run is written; what is refused above leaves it as it was
+        for text in changed:
+            console.line(f"changed: {text}", "yellow")
+        write_text(run.config_file, dump_config(config))
+        go_on(run, config, console, prepared, tokenizer, stop, saved[-1], state)
+    return run
+
+
+def go_on(
+    run: Run,
+    config: Config,
+    console: Console,
+    prepared: Prepared,
+    tokenizer: Any,
+    stop: Stop,
+    checkpoint: Path,
+    state: dict[str, Any],
+) -> None:
+    """Load the model and the checkpoint, and follow the run to its end."""
+    from finery.train.checkpoint import load_checkpoint
+    from finery.train.make import make_job
+
+    with recorded(run):
         job = make_job(config, run, console, prepared, tokenizer, threads=state["threads"])
-        load_checkpoint(saved[-1], job.model, job.optimizer)
+        load_checkpoint(checkpoint, job.model, job.optimizer)
         job.step = state["step"]
         job.counters.update(state["counters"])
-        if job.step >= job.steps and run.finished:
-            console.line(
-                f"nothing to do: the run is finished after {job.step} steps; more with `epochs=...` or `max_steps=...`"
-            )
-            return run
+        ended = next((event["event"] for event in reversed(list(run.events())) if event["event"] != "layout"), "")
+        if job.step >= job.steps and run.finished and ended == "end":
+            console.line(f"nothing to do: the run is done after {job.step} steps; more with `epochs=...` or `max_steps=...`")
+            return
         run.event("resume", step=job.step, steps=job.steps)
         console.line(f"resumed at step {job.step} of {job.steps}")
         follow(job, tokenizer, stop)
-    return run
 
 
 def follow(job: Job, tokenizer: Any, stop: Stop) -> None:
