@@ -25,7 +25,8 @@ def curve(folder: Path) -> list[dict[str, float]]:
     make_model(folder / "model")
     write_rows(folder / "rows.jsonl", 20)
     settings = {"batch_size": 5, "epochs": 3, "learning_rate": 1e-2, "schedule": "cosine", "warmup": 2, "weight_decay": 0.1}
-    values = {"model": "model", "data": "rows.jsonl", "tokens_per_pass": 64, "seed": 3, **settings, "output": str(folder / "run")}
+    values = {"model": "model", "data": "rows.jsonl", "tokens_per_pass": 64, "seed": 3, **settings}
+    values["output"] = str(folder / "run")
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     assert main(["train", str(folder / "run.yaml")]) == 0
     names = ("loss", "gradient_norm", "learning_rate")

@@ -216,6 +216,12 @@ def test_context_end_and_words_of_each_trained_run(name: str) -> None:
                 text = tokenizer.decode(ids[begin:end])
                 assert all(words in text for words in said_by(case.messages[turn])), f"{kind}: {text!r}"
                 assert ids[end - 1] in stops, f"{kind}: {text!r} does not end with a stop token"
+                assert stops.isdisjoint(ids[begin : end - 1]), f"{kind}: {text!r} goes on after a stop token"
+                opened = re.search(r"<(\w*think\w*)>\s*$", tokenizer.decode(ids[:begin]))
+                assert not opened or f"</{opened[1]}>" in text, f"{kind}: {text!r} answers inside of a thought"
+                heads = [m for m in MARKER.findall(tokenizer.decode(ids[:begin])) if not INSIDE_ANSWERS.search(m)]
+                if not case.messages[turn].reasoning:
+                    assert heads[-1] not in text, f"{kind}: {text!r} repeats the role header"
                 assert set(sequence.loss[begin:end].tolist()) == {case.messages[turn].weight}, kind
                 trained[turn] += 1
         assert trained == Counter(turns), f"{kind}: turns {turns} are trained {dict(trained)} times"

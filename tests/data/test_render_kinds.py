@@ -21,6 +21,7 @@ TEMPLATES = {
     "chatml": CHATML,
     "trimmed": CHATML.replace("m['content']", "m['content'] | trim"),
     "a block hidden in history": CHATML.replace("%}<|im", "%}" + HISTORY + "<|im", 1).replace("m['content']", "text"),
+    "trims the last": CHATML.replace("m['content']", "(m['content'] | trim if loop.last else m['content'])"),
     "looks for a word": CHATML.replace(
         "{{ m['content'] }}", "{{ 'LOUD' if 'loud' in messages[-1].content else '' }}{{ m['content'] }}"
     ),

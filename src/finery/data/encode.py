@@ -125,7 +125,9 @@ class Encoder:
 
     def token_ends(self, text: str) -> list[int]:
         """Where the text's tokens end, in letters; a letter of several tokens ends with its last one."""
-        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        if not getattr(self.tokenizer, "is_fast", False):  # such a tokenizer does not tell: anywhere
+            return list(range(1, len(text) + 1))
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
         return [end for (_, end), (start, _) in pairwise([*offsets, (len(text), len(text))]) if end <= start]
 
     def pieces(self, text: str) -> list[str]:

@@ -10,7 +10,7 @@ import re
 from typing import Any, NamedTuple
 
 from finery.data.template import Dicts
-from finery.data.turns import Turn, Way
+from finery.data.turns import INLINE, Turn, Way
 
 MARK = re.compile(r"zqmark(\d+)(text|thought)qz")
 NAME = "zqnameqz"  # of a tool
@@ -45,7 +45,7 @@ def kind_of_message(message: dict[str, Any]) -> tuple[Any, ...]:
     content = message["content"]
     return (
         message["role"],
-        content if not content.strip() else None,
+        content if not content.strip() else content.startswith(INLINE),
         "reasoning_content" in message,
         tuple(bool(call["function"]["arguments"]) for call in message.get("tool_calls", ())),
         "name" in message,
@@ -68,7 +68,8 @@ def twin(given: Dicts, tools: Dicts) -> tuple[Dicts, Dicts]:
 def twin_of(number: int, message: dict[str, Any]) -> dict[str, Any]:
     made = dict(message)
     if message["content"].strip():
-        made["content"] = f"zqmark{number}textqz"
+        thought = f"{INLINE}\nzqmark{number}thoughtqz\n</think>\n\n" if message["content"].startswith(INLINE) else ""
+        made["content"] = f"{thought}zqmark{number}textqz"
     if "reasoning_content" in message:
         made["reasoning_content"] = f"zqmark{number}thoughtqz"
     if "name" in message:

@@ -15,7 +15,7 @@ import numpy as np
 from finery.data.encode import Encoder, restore
 from finery.data.marked import NAME, Learned, cut, fill, kind_of, twin
 from finery.data.template import CHATML_END, WAYS_OUT, Dicts, Template
-from finery.data.turns import Asking, Turn, Unsaid
+from finery.data.turns import INLINE, Asking, Turn, Unsaid, thinks
 from finery.errors import ModelError, RowError
 from finery.types import Example, Message, Sequence
 
@@ -97,7 +97,7 @@ class Renderer:
         given = [self.as_dict(m, table) for m in messages]
         turns = self.turns(given, self.as_tools(tools, table), trained, origin, table)
         for i, turn in zip(trained, turns, strict=True):
-            self.mode_seen.setdefault("thinking" if "reasoning_content" in given[i] else "plain", turn.way.mode)
+            self.mode_seen.setdefault("thinking" if thinks(given[i]) else "plain", turn.way.mode)
         weights = [messages[i].weight for i in trained]
         for chain in chains(turns):
             yield from self.encoded(chain, weights[: len(chain)], table, origin)
@@ -150,7 +150,7 @@ class Renderer:
     def filled(self, learned: Learned, given: Dicts, trained: list[int]) -> list[Turn] | None:
         """The turns made from those of marks, where the template writes just that for the last one of each sequence."""
         texts = [text for message in given for text in (message["content"], message.get("reasoning_content", "")) if text]
-        if any(text != text.strip() or self.template.looks_for(text) for text in texts):
+        if any(text != text.strip() or text.startswith(INLINE) or self.template.looks_for(text) for text in texts):
             return None
         made = []
         for pieces, way in zip(learned.pieces or (), learned.ways, strict=True):
@@ -227,7 +227,7 @@ class Renderer:
 
         content = protect(text_of(message))
         if message.reasoning and self.reasoning == "inline":
-            content = f"<think>\n{protect(message.reasoning)}\n</think>\n\n{content}"
+            content = f"{INLINE}\n{protect(message.reasoning)}\n</think>\n\n{content}"
         found: dict[str, Any] = {"role": message.role, "content": content}
         if message.reasoning and self.reasoning == "keep":
             found["reasoning_content"] = protect(message.reasoning)

@@ -1,11 +1,13 @@
 """How a template writes an assistant's turn, learned by asking it; there is no registry of templates, nothing knows a model.
 
-A turn has one of three shapes, told apart by the prompt P (with the generation prompt) and the answered text F:
-  plain     F continues P: the model emits the rest.
-  closed    P ends in a whole, empty thinking block that F leaves out: the model emits F after the role header.
-  open      P ends inside a thinking block: the model emits reasoning, the block's end, the answer.
-Where the turn is written without a role header, or the system text moves once there is an answer, the template is asked without
-them what it writes.
+A turn's shape is told by the prompt P (with the generation prompt) and the answered text F:
+  plain              F continues P: the model emits the rest.
+  closed             P ends in a whole, empty thinking block that F leaves out: the model emits what follows the role header in F.
+  open               P ends inside a thinking block: the model emits reasoning, the block's end, the answer. What ends the block
+                     is read off a marked reasoning; where the template hides reasoning, `<x>` is ended by `</x>`.
+  without a header   F goes on without the role header of P: the model emits what F adds to the conversation before.
+  written anew       F writes what came before in another way (the system text moves, a line end goes): the model emits what
+                     follows the end of P in F.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from finery.errors import RowError
 
 MARK = "markofathought"  # stands in for a reasoning, to see where the template writes it
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")  # the names in use: templates read one of them
+INLINE = "<think>"  # how a text begins that a thought is written into
 PARTS = "parts"  # or a part of the content, of the type `thinking`
 MARKER = r"<[^<>\s]{1,60}>|\[/?[A-Z][A-Z_ ]{1,30}\]"  # what templates mark blocks with, where the vocabulary does not have it
 
@@ -44,6 +47,19 @@ class Turn(NamedTuple):
     answer: str
     full: str
     way: Way
+
+
+class Asked(NamedTuple):
+    """What the template was asked about a turn, and the answers."""
+
+    before: Dicts
+    answered: dict[str, Any]
+    key: str
+    reasoning: str
+    tools: Dicts
+    mode: bool | None
+    prompt: str
+    full: str
 
 
 class Unsaid(Exception):
@@ -72,7 +88,7 @@ class Asking:
         before, message = given[:i], given[i]
         reasoning = message.get("reasoning_content", "")
         why, was_lost = "", True
-        modes = (None, True) if reasoning else (False, None, True)
+        modes = (None, True) if thinks(message) else (False, None, True)
         for mode in modes if way is None else (way.mode,):
             try:
                 prompt = self.ask(before, tools, True, mode)
@@ -83,7 +99,8 @@ class Asking:
                 for key in keys if way is None else (way.key,):
                     answered = with_reasoning(message, key, reasoning)
                     full = self.ask([*before, answered], tools, False, mode)
-                    for shape, prefill, answer in self.shapes(prompt, full, before, answered, key, reasoning, tools, mode, way):
+                    asked = Asked(before, answered, key, reasoning, tools, mode, prompt, full)
+                    for shape, prefill, answer in self.shapes(asked, way):
                         if way is not None and way.shape != shape:
                             continue
                         lost = lost_in_answer(answer, message, reasoning)
@@ -103,47 +120,52 @@ class Asking:
         answered = with_reasoning(given[i], way.key, given[i].get("reasoning_content", ""))
         return self.ask(given[:i], [], True, way.mode), self.ask([*given[:i], answered], [], False, way.mode)
 
-    def shapes(
-        self,
-        prompt: str,
-        full: str,
-        before: Dicts,
-        answered: dict[str, Any],
-        key: str,
-        reasoning: str,
-        tools: Dicts,
-        mode: bool | None,
-        way: Way | None,
-    ) -> Iterator[tuple[str, str, str]]:
+    def shapes(self, asked: Asked, way: Way | None) -> Iterator[tuple[str, str, str]]:
         """(shape, prefill, what the model would have to emit after the prompt) of each shape that fits."""
-        opened = re.search(r"<(\w+)>\s*$", prompt) if reasoning else None  # the prompt ends inside a thinking block
+        prompt, full = asked.prompt, asked.full
+        opened = re.search(r"<(\w+)>\s*$", prompt)
+        close = f"\n</{opened[1]}>\n\n" if opened else ""
         if full.startswith(prompt):
             rest = full[len(prompt) :]
+            if opened and f"</{opened[1]}>" not in rest and self.hides(asked):
+                yield "open, hidden", "", asked.reasoning + close + rest
+                return
             yield "plain", "", rest
-            if opened and rest.startswith(f"</{opened[1]}>"):
-                yield "thought first", "", reasoning + rest
-            elif opened:
-                yield "thought closed", "", f"{reasoning}\n</{opened[1]}>\n\n{rest}"
+            if opened and asked.reasoning and rest.startswith(close.strip()):
+                yield "open, empty", "", asked.reasoning + rest
             return
         shared = self.shared(prompt, full, way)
         prefill, rest = prompt[shared:], full[shared:]
         markers = self.markers(prefill)
-        if len(markers) >= 2 and not reasoning:
+        if len(markers) >= 2 and not asked.reasoning and not self.repeated(markers[0], rest, asked):
             yield "closed", prefill, rest.removeprefix(markers[-1])
         if prefill and len(markers) <= 1 and not any("/" in m for m in markers):
-            marked = self.ask([*before, with_reasoning(answered, key, MARK)], tools, False, mode)
+            thought = with_reasoning(asked.answered, asked.key, MARK)
+            marked = self.ask([*asked.before, thought], asked.tools, False, asked.mode)
             if MARK in marked:
-                yield "open", prefill, reasoning + marked.split(MARK, 1)[1]
+                yield "open", prefill, asked.reasoning + marked.split(MARK, 1)[1]
             elif opened:
-                yield "open, hidden", prefill, f"{reasoning}\n</{opened[1]}>\n\n{rest}"
-        history = self.ask(before, tools, False, mode)
-        if prompt.startswith(history) and full.startswith(history):
+                yield "open, hidden", prefill, asked.reasoning + close + rest
+        history = self.ask(asked.before, asked.tools, False, asked.mode)
+        if shared <= len(history) and prompt.startswith(history) and full.startswith(history):
             yield "without a header", prefill, full[len(history) :]
-        if before and before[0]["role"] == "system" and len(before) > 1:
-            short = self.ask(before[1:], tools, True, mode)
-            answer = self.ask([*before[1:], answered], tools, False, mode)
-            if answer.startswith(short) and self.encoder.pieces(short)[-1:] == self.encoder.pieces(prompt)[-1:]:
-                yield "the system text moves", prefill, answer[len(short) :]
+        heads = [found.start() for found in self.marker.finditer(prompt)][-1:]
+        parts = full.split(prompt[heads[0] :]) if heads else []
+        before = prompt.count(prompt[heads[0] :]) if heads else 0
+        if len(parts) > before:
+            yield "written anew", prefill, prompt[heads[0] :].join(parts[before:])
+
+    def hides(self, asked: Asked) -> bool:
+        """Whether history leaves out what the prompt ends with: then it opens a thought, else it is the role header."""
+        following = {"role": "user", "content": "."}
+        history = self.ask([*asked.before, asked.answered, following], asked.tools, False, asked.mode)
+        return not history.startswith(asked.prompt)
+
+    def repeated(self, marker: str, rest: str, asked: Asked) -> bool:
+        """Whether a marker of the prompt comes again before what the answered turn says: then it begins no empty block."""
+        said = [asked.answered["content"], *(call["function"]["name"] for call in asked.answered.get("tool_calls", ()))]
+        begins = [rest.find(text.strip()) for text in said if text.strip()]
+        return marker in rest[: min((begin for begin in begins if begin >= 0), default=len(rest))]
 
     def shared(self, prompt: str, full: str, way: Way | None) -> int:
         """Letters that two texts share from the beginning, up to a border between tokens in both."""
@@ -191,6 +213,11 @@ class Asking:
     def markers(self, text: str) -> list[str]:
         """The markers of blocks in a text: `<think>`, `[/THINK]`."""
         return [found[0] for found in self.marker.finditer(text) if found[0][0] in "<[" and found[0][-1] in ">]"]
+
+
+def thinks(message: dict[str, Any]) -> bool:
+    """Whether a turn begins with a thought, of its own or written into its text."""
+    return bool(message.get("reasoning_content")) or message["content"].startswith(INLINE)
 
 
 def with_reasoning(message: dict[str, Any], key: str, text: str) -> dict[str, Any]:
