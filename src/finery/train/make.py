@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from finery.run import Run, write_json
+from finery.config.load import dump_config
+from finery.run import Run, write_json, write_text
 from finery.train.progress import Console
 from finery.train.settle import settle_device
 
@@ -45,6 +46,7 @@ def make_job(config: Config, run: Run, console: Console, prepared: Prepared, tok
         console.line(text)
     device = next(model.parameters()).device
     config = settle_device(config, device.type)
+    write_text(run.config_file, dump_config(config))  # with what the device decided
     facts = environment(config.model, about)
     if threads is None:
         write_json(run.environment_file, {**facts, "rendering": rendering(prepared)})
