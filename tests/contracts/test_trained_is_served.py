@@ -216,15 +216,25 @@ def test_context_end_and_words_of_each_trained_run(name: str) -> None:
                 text = tokenizer.decode(ids[begin:end])
                 assert all(words in text for words in said_by(case.messages[turn])), f"{kind}: {text!r}"
                 assert ids[end - 1] in stops, f"{kind}: {text!r} does not end with a stop token"
-                assert stops.isdisjoint(ids[begin : end - 1]), f"{kind}: {text!r} goes on after a stop token"
-                opened = re.search(r"<(\w*think\w*)>\s*$", tokenizer.decode(ids[:begin]))
-                assert not opened or f"</{opened[1]}>" in text, f"{kind}: {text!r} answers inside of a thought"
-                heads = [m for m in MARKER.findall(tokenizer.decode(ids[:begin])) if not INSIDE_ANSWERS.search(m)]
-                if not case.messages[turn].reasoning:
-                    assert heads[-1] not in text, f"{kind}: {text!r} repeats the role header"
+                assert_no_echo(tokenizer, stops, ids[:begin], ids[begin:end], case.messages[turn], kind)
                 assert set(sequence.loss[begin:end].tolist()) == {case.messages[turn].weight}, kind
                 trained[turn] += 1
         assert trained == Counter(turns), f"{kind}: turns {turns} are trained {dict(trained)} times"
+
+
+def assert_no_echo(
+    tokenizer: Any, stops: frozenset[int], prompt: list[int], answer: list[int], message: Message, kind: str
+) -> None:
+    """An answer says nothing that its prompt has said already, and does not stay inside of a thought that the prompt opens."""
+    context, text = tokenizer.decode(prompt), tokenizer.decode(answer)
+    opened = re.search(r"<(\w*think\w*)>\s*$", context)
+    assert not opened or f"</{opened[1]}>" in text, f"{kind}: {text!r} answers inside of a thought"
+    if not message.reasoning and not message.tool_calls:  # thoughts and calls may be messages of their own
+        assert not context.rstrip().endswith("</think>") or "</think>" not in text, f"{kind}: {text!r} closes a thought again"
+        assert stops.isdisjoint(answer[:-1]), f"{kind}: {text!r} goes on after a stop token"
+        ends = [0, *(i + 1 for i, token in enumerate(prompt) if token in stops)]
+        heads = [m for m in MARKER.findall(tokenizer.decode(prompt[ends[-1] :])) if not INSIDE_ANSWERS.search(m)]
+        assert not heads or heads[-1] not in text, f"{kind}: {text!r} repeats the role header"
 
 
 def assert_no_place(name: str, kind: str, case: Case) -> None:

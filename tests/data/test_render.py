@@ -131,6 +131,35 @@ def test_a_prompt_that_opens_a_thought() -> None:
     assert pieces(made, sequence)[-1] == (1.0, "A greeting.\n</think>\n\nHello<|im_end|>")
 
 
+def test_a_prompt_that_opens_a_thought_which_the_template_then_hides() -> None:
+    hidden = "{% for m in messages %}" + BODY + "{% endfor %}" + HEAD.replace("assistant\n", "assistant\n<think>\n")
+    made = renderer(hidden)
+    assert pieces(made, render(made, user("Hi"), bot("Hello", "A greeting."))[0])[-1] == (
+        1.0,
+        "A greeting.\n</think>\n\nHello<|im_end|>",
+    )
+    assert pieces(made, render(made, user("Hi"), bot("Hello"))[0])[-1] == (1.0, "\n</think>\n\nHello<|im_end|>")
+
+
+def test_a_role_header_in_angle_brackets_opens_no_thought() -> None:
+    template = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<|im_end|>{% endfor %}"
+    made = renderer(template + "{% if add_generation_prompt %}<assistant>\n{% endif %}")
+    (sequence,) = render(made, user("Hi"), bot("Hello"), user("More"), bot("Yes"))
+    assert [text for weight, text in pieces(made, sequence) if weight] == ["Hello<|im_end|>", "Yes<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["{% if messages[-1].role == 'assistant' %}NEW{% endif %}", "{% if messages[-1].role != 'assistant' %}\n{% endif %}"],
+)
+def test_an_answer_begins_after_the_head_however_the_conversation_before_is_written(change: str) -> None:
+    made = renderer(change + CHATML)
+    sequences = render(made, user("Hi"), bot("Hello"), user("More"), bot("Yes"))
+    assert [[text for weight, text in pieces(made, sequence) if weight] for sequence in sequences] == [
+        ["Hello<|im_end|>", "Yes<|im_end|>"]
+    ]
+
+
 def test_a_turn_closed_by_the_next_role_ends_with_its_marker() -> None:
     roles = ("<|user|>", "<|assistant|>", "<|tool|>")
     template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
@@ -283,6 +312,16 @@ def test_tokenizers_that_cannot_be_used() -> None:
 
 
 # --- settings --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_thought_written_into_the_text_is_trained_in_the_mode_with_thinking() -> None:
+    made = renderer(THINKER, reasoning="inline")
+    (sequence,) = render(made, user("Hi"), bot("Hello", "A greeting."))
+    assert pieces(made, sequence) == [
+        (0.0, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
+        (1.0, "<think>\nA greeting.\n</think>\n\nHello<|im_end|>"),
+    ]
+    assert made.mode_seen == {"thinking": None}
 
 
 def test_reasoning_inline_and_drop() -> None:

@@ -1,13 +1,14 @@
 """How a template writes an assistant's turn, learned by asking it; there is no registry of templates, nothing knows a model.
 
 A turn's shape is told by the prompt P (with the generation prompt) and the answered text F:
-  plain              F continues P: the model emits the rest.
-  closed             P ends in a whole, empty thinking block that F leaves out: the model emits what follows the role header in F.
-  open               P ends inside a thinking block: the model emits reasoning, the block's end, the answer. What ends the block
-                     is read off a marked reasoning; where the template hides reasoning, `<x>` is ended by `</x>`.
-  without a header   F goes on without the role header of P: the model emits what F adds to the conversation before.
-  written anew       F writes what came before in another way (the system text moves, a line end goes): the model emits what
-                     follows the end of P in F.
+  plain        F continues P: the model emits the rest.
+  closed       P ends in a whole, empty thinking block that F leaves out: the model emits what F has after the role header.
+  open         P ends inside a thinking block: the model emits reasoning, the block's end, the answer. What ends the block is
+               read off a marked reasoning; where the template hides reasoning, `<x>` is ended by `</x>`.
+  thought after an empty one   P ends in an empty thinking block where F has a thought: no mode lets the model begin it.
+  without a header             F goes on without the role header of P: the model emits what F adds to the conversation before.
+  written anew                 F writes what came before in another way (the system text moves, a line end goes): the model
+                               emits what follows the end of P in F.
 """
 
 from __future__ import annotations
@@ -149,17 +150,25 @@ class Asking:
         history = self.ask(asked.before, asked.tools, False, asked.mode)
         if shared <= len(history) and prompt.startswith(history) and full.startswith(history):
             yield "without a header", prefill, full[len(history) :]
+        if asked.reasoning and (block := self.empty_block(prompt)) >= 0 and full.startswith(prompt[:block]):
+            yield "thought after an empty one", prefill, full[block:]
         heads = [found.start() for found in self.marker.finditer(prompt)][-1:]
         parts = full.split(prompt[heads[0] :]) if heads else []
-        before = prompt.count(prompt[heads[0] :]) if heads else 0
-        if len(parts) > before:
-            yield "written anew", prefill, prompt[heads[0] :].join(parts[before:])
+        for number in range(len(parts) - 1, 0, -1):  # from the last: what is said before is the conversation's
+            yield "written anew", prefill, prompt[heads[0] :].join(parts[number:])
 
     def hides(self, asked: Asked) -> bool:
         """Whether history leaves out what the prompt ends with: then it opens a thought, else it is the role header."""
         following = {"role": "user", "content": "."}
         history = self.ask([*asked.before, asked.answered, following], asked.tools, False, asked.mode)
         return not history.startswith(asked.prompt)
+
+    def empty_block(self, prompt: str) -> int:
+        """Where the empty thinking block begins that a prompt ends in; -1 where there is none."""
+        markers = list(self.marker.finditer(prompt))[-2:]
+        if len(markers) < 2 or markers[1][0] != f"</{markers[0][0][1:]}" or prompt[markers[1].end() :].strip():
+            return -1
+        return -1 if prompt[markers[0].end() : markers[1].start()].strip() else markers[0].start()
 
     def repeated(self, marker: str, rest: str, asked: Asked) -> bool:
         """Whether a marker of the prompt comes again before what the answered turn says: then it begins no empty block."""
