@@ -79,6 +79,16 @@ def test_check_says_what_the_settings_mean(folder: Path, capsys: pytest.CaptureF
     assert "12" in capsys.readouterr().out
 
 
+def test_check_prints_the_ledger_of_a_refusal_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "answer": "Yes."}\n{"prompt": "Hi", "answer": null}\nno JSON\n')
+    assert main(["check", str(tmp_path / "rows.jsonl"), "--json"]) == 2
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert (found["rows_in"], sum(found["dropped"].values())) == (3, 2)
+    assert [problem["origin"] for problem in found["problems"]] == ["rows.jsonl:2", "rows.jsonl:3"]
+    assert "rows.jsonl:2" in told.err and "on_bad_row=drop" in told.err
+
+
 def test_preview_prints_the_mask(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["preview", str(folder / "rows.jsonl"), f"model={folder / 'model'}", "--json"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

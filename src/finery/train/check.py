@@ -11,8 +11,18 @@ from finery.train.settle import settle
 
 
 def check(config: Config, with_model: bool, as_json: bool) -> int:
-    """Print the ledger and what the settings mean. Exit code 0 where a run could start."""
-    prepared, config = read(config, with_model)
+    """Print the ledger and what the settings mean. Exit code 0 where a run could start.
+
+    Where rows can't be used, the ledger with all of them is printed as JSON too before the error.
+    """
+    from finery.data.ledger import BadRows
+
+    try:
+        prepared, config = read(config, with_model)
+    except BadRows as refusal:
+        if as_json:
+            print(json.dumps(refusal.ledger.to_json(), ensure_ascii=False))
+        raise
     ledger = prepared.ledger
     meaning = what_it_means(config, prepared) if with_model else {}
     if as_json:
