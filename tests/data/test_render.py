@@ -160,6 +160,20 @@ def test_an_answer_begins_after_the_head_however_the_conversation_before_is_writ
     ]
 
 
+def test_an_answer_within_the_turn_of_its_tool_result_has_no_header() -> None:
+    body = "{% if m.role == 'tool' %}[{{ m.content }}]{% elif m.role == 'assistant' %}"
+    body += "{% if loop.index0 == 0 or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>assistant\n{% endif %}"
+    body += "{{ m.content }}{% if loop.last %}<|im_end|>{% endif %}{% else %}" + BODY + "{% endif %}"
+    made = renderer("{% for m in messages %}" + body + "{% endfor %}" + HEAD)
+    (sequence,) = render(made, user("Hi"), bot("Look", weight=0.0), Message("tool", "found"), bot("Done"))
+    assert pieces(made, sequence)[-1] == (1.0, "Done<|im_end|>")
+
+
+def test_an_answer_that_would_repeat_its_header_is_refused() -> None:
+    made = renderer(CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\nAnswer: {% endif %}"))
+    assert "rewrites the turn" in refusal(made, user("Hi"), bot("Hello")).what
+
+
 def test_a_turn_closed_by_the_next_role_ends_with_its_marker() -> None:
     roles = ("<|user|>", "<|assistant|>", "<|tool|>")
     template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"

@@ -124,7 +124,7 @@ class Asking:
     def shapes(self, asked: Asked, way: Way | None) -> Iterator[tuple[str, str, str]]:
         """(shape, prefill, what the model would have to emit after the prompt) of each shape that fits."""
         prompt, full = asked.prompt, asked.full
-        opened = re.search(r"<(\w+)>\s*$", prompt)
+        opened = re.search(r"<(\w+)>\s*$", prompt[-100:])
         close = f"\n</{opened[1]}>\n\n" if opened else ""
         if full.startswith(prompt):
             rest = full[len(prompt) :]
