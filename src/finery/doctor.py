@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -11,6 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+
+from finery.train.environment import processor, version
 
 NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy", "pydantic", "pyarrow", "gguf")
 DISK_LOW_BYTES = 5 * 2**30
@@ -24,8 +24,8 @@ def doctor(as_json: bool) -> int:
     else:
         for name in ("python", "platform", "processor", "memory_gib", "disk_free_gib", "device", "dtype"):
             print(f"{name:14} {facts[name]}")
-        for name, version in facts["packages"].items():
-            print(f"{name:14} {version or 'MISSING'}")
+        for name, found in facts["packages"].items():
+            print(f"{name:14} {found or 'MISSING'}")
         for problem in facts["problems"]:
             print(f"problem: {problem}", file=sys.stderr)
         if not facts["problems"]:
@@ -35,17 +35,17 @@ def doctor(as_json: bool) -> int:
 
 def look() -> dict[str, Any]:
     """Versions, memory, disk, devices, and a sentence with the way out for each problem."""
-    packages = {name: installed(name) for name in NEEDED}
-    problems = [f"{name} is not installed: pip install {name}" for name, version in packages.items() if version is None]
+    packages = {name: version(name) for name in NEEDED}
+    problems = [f"{name} is not installed: pip install {name}" for name, found in packages.items() if found is None]
     free = shutil.disk_usage(Path.cwd()).free
     if free < DISK_LOW_BYTES:
         problems.append(f"only {free / 2**30:.1f} GiB are free on this disk: checkpoints of a large model will not fit")
     device, dtype = devices() if packages["torch"] else ("unknown", "unknown")
     return {
-        "finery": installed("finery"),
+        "finery": version("finery"),
         "python": f"{platform.python_version()} ({sys.executable})",
         "platform": platform.platform(),
-        "processor": f"{os.cpu_count()} cores",
+        "processor": processor(),
         "memory_gib": round(memory_bytes() / 2**30, 1),
         "disk_free_gib": round(free / 2**30, 1),
         "device": device,
@@ -66,13 +66,6 @@ def devices() -> tuple[str, str]:
     if torch.backends.mps.is_available():
         return "Apple GPU (mps)", "float32"
     return f"CPU, {torch.get_num_threads()} threads", "float32"
-
-
-def installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def memory_bytes() -> int:

@@ -73,11 +73,10 @@ def read_with_tokenizer(config: Config) -> tuple[Any, Config, Any]:
 
 def what_it_means(config: Config, prepared: Any) -> dict[str, Any]:
     """The settings in steps and tokens."""
-    from finery.train.optim import every, warmup_steps
-    from finery.train.order import Order
+    from finery.train.optim import warmup_steps
+    from finery.train.order import plan
 
-    order = Order(prepared.source_of_row, prepared.weights, config.batch_size, config.seed)
-    steps = order.total_steps(config.epochs, config.max_steps)
+    order, steps, evaluate_every, save_every = plan(config, prepared)
     return {
         "rows_per_epoch": order.rows_per_epoch,
         "steps_per_epoch": order.steps_per_epoch,
@@ -85,7 +84,7 @@ def what_it_means(config: Config, prepared: Any) -> dict[str, Any]:
         "warmup_steps": warmup_steps(config.warmup, steps),
         "learning_rate": config.learning_rate,
         "context": config.context,
-        "save_every": every(config.save_every, steps, 0.25),
-        "evaluate_every": every(config.evaluate_every, steps, 0.25) if prepared.validation else 0,
+        "save_every": save_every,
+        "evaluate_every": evaluate_every,
         "output": config.output,
     }

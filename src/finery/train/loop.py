@@ -20,11 +20,13 @@ import torch
 from finery.data.batch import to_batch
 from finery.data.pack import pack, plan_passes
 from finery.errors import TrainingError
+from finery.evaluate.samples import answer_questions
 from finery.model.selfcheck import recheck
 from finery.run import Run
+from finery.train.checkpoint import save_checkpoint as write_checkpoint
 from finery.train.order import Order
 from finery.train.progress import Console
-from finery.types import Batch, Loss, Row
+from finery.types import Batch, Loss, Message, Row
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,8 +56,8 @@ class Job:
     steps: int
     evaluate_every: int  # steps; 0: never
     save_every: int  # steps
-    save: Callable[[Job], None]
-    answer: Callable[[Job], None]  # the fixed questions
+    tokenizer: Any
+    questions: list[list[Message]]  # the fixed ones, answered at each evaluation
     recheck_lengths: list[int]  # limits in tokens that the self-check has not crossed yet
     step: int = 0
     counters: Counter[str] = field(
@@ -78,7 +80,7 @@ def run_loop(job: Job, stop_wanted: Callable[[], str]) -> str:
         if job.evaluate_every and (last or job.step % job.evaluate_every == 0):
             evaluate_and_answer(job)
         if last or job.step % job.save_every == 0:
-            job.save(job)
+            save_checkpoint(job)
     return ""
 
 
@@ -169,7 +171,30 @@ def evaluate_and_answer(job: Job) -> None:
             numbers = evaluate(job)
         job.run.event("evaluate", step=job.step, **numbers)
         job.console.evaluation(job.step, numbers)
-    job.answer(job)
+    if job.questions:
+        answer_fixed_questions(job)
+
+
+def answer_fixed_questions(job: Job) -> None:
+    """The model's answers to the fixed questions, into samples.jsonl."""
+    assert job.prepared.renderer is not None  # without one there are no questions
+    with job.console.busy("answering the fixed questions"):
+        answers = answer_questions(job.model, job.tokenizer, job.prepared.renderer, job.questions)
+    for messages, text in zip(job.questions, answers, strict=True):
+        job.run.sample(step=job.step, question=messages[-1].content, answer=text)
+
+
+def save_checkpoint(job: Job) -> None:
+    """All that a resume needs, as it is after `job.step` steps."""
+    state = {
+        "step": job.step,
+        "counters": dict(job.counters),
+        "config": job.config.model_dump(),
+        "threads": torch.get_num_threads(),
+    }
+    with job.console.busy("saving a checkpoint"):
+        write_checkpoint(job.run, job.model, job.optimizer, state, job.config.keep_checkpoints)
+    job.run.event("checkpoint", step=job.step)
 
 
 # --- small parts -----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from finery.config.load import dump_config
@@ -11,8 +10,6 @@ from finery.train.progress import Console
 from finery.train.settle import settle_device
 
 if TYPE_CHECKING:
-    import torch
-
     from finery.config.schema import Config
     from finery.data.prepare import Prepared
     from finery.train.loop import Job
@@ -26,61 +23,30 @@ def make_job(config: Config, run: Run, console: Console, prepared: Prepared, tok
     import torch
     from accelerate import Accelerator
 
-    from finery.model.adapter import add_adapter
-    from finery.model.load import load_model
     from finery.model.policy import Policy
     from finery.model.selfcheck import settle_layout
-    from finery.train.checkpoint import save_checkpoint
-    from finery.train.environment import differences, environment
     from finery.train.loop import Job
     from finery.train.objectives import OBJECTIVES
-    from finery.train.optim import every, learning_rate_of, make_optimizer
-    from finery.train.order import Order
+    from finery.train.optim import learning_rate_of, make_optimizer
+    from finery.train.order import plan
 
-    with console.busy(f"loading {config.model}"):
-        if threads is not None:
-            torch.set_num_threads(threads)
-        model, about = load_model(config)
-        model = add_adapter(model, config)
-    for text in about.get("notes", ()):
-        console.line(text)
-    device = next(model.parameters()).device
-    config = settle_device(config, device.type)
+    model, about = trainable_model(config, console, threads)
+    config = settle_device(config, about["device"])
     write_text(run.config_file, dump_config(config))  # with what the device decided
-    facts = environment(config.model, about)
-    if threads is None:
-        write_json(run.environment_file, {**facts, "rendering": rendering(prepared)})
-    else:
-        for text in differences(run.environment, facts):
-            console.line(f"not as at the start: {text}; the weights may differ in their last bits", "yellow")
-    if device.type == "cpu":
+    keep_environment(config, run, console, prepared, about, resumed=threads is not None)
+    on_cpu = about["device"] == "cpu"
+    if on_cpu:
         torch.use_deterministic_algorithms(True)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=about.get("mixed_precision", "no"))
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=about["mixed_precision"])
     policy = Policy(model)
-    optimizer = make_optimizer(model, config, config.learning_rate or 0.0)
     report = settle_layout(policy, prepared.train, config.layout)
     run.event("layout", **report)
     console.line(report["sentence"])
-    policy, optimizer = accelerator.prepare(policy, optimizer)
-
-    order = Order(prepared.source_of_row, prepared.weights, config.batch_size, config.seed)
-    steps = order.total_steps(config.epochs, config.max_steps)
+    policy, optimizer = accelerator.prepare(policy, make_optimizer(model, config))
+    order, steps, evaluate_every, save_every = plan(config, prepared)
     if order.rows_per_epoch < config.batch_size:
-        console.line(
-            f"note: an epoch has {order.rows_per_epoch} rows, fewer than batch_size {config.batch_size}: each step uses all"
-        )
-
-    def save(job: Job) -> None:
-        state = {
-            "step": job.step,
-            "counters": dict(job.counters),
-            "config": job.config.model_dump(),
-            "threads": torch.get_num_threads(),
-        }
-        with console.busy("saving a checkpoint"):
-            save_checkpoint(run, model, job.optimizer, state, config.keep_checkpoints)
-        run.event("checkpoint", step=job.step)
-
+        few = f"an epoch has {order.rows_per_epoch} rows, fewer than batch_size {config.batch_size}"
+        console.line(f"note: {few}: each step uses all")
     return Job(
         config=config,
         model=model,
@@ -92,14 +58,45 @@ def make_job(config: Config, run: Run, console: Console, prepared: Prepared, tok
         accelerator=accelerator,
         policy=policy,
         optimizer=optimizer,
-        learning_rate=learning_rate_of(config, config.learning_rate or 0.0, steps),
+        learning_rate=learning_rate_of(config, steps),
         steps=steps,
-        evaluate_every=every(config.evaluate_every, steps, 0.25) if prepared.validation or config.questions else 0,
-        save_every=every(config.save_every, steps, 0.25),
-        save=save,
-        answer=answerer(config, prepared, model, tokenizer),
+        evaluate_every=evaluate_every,
+        save_every=save_every,
+        tokenizer=tokenizer,
+        questions=fixed_questions(config, prepared),
         recheck_lengths=report["recheck_lengths"],
     )
+
+
+def trainable_model(config: Config, console: Console, threads: int | None) -> tuple[Any, dict[str, Any]]:
+    """The model on its device with its adapter, and how it was loaded; computed with `threads` where that is given."""
+    import torch
+
+    from finery.model.adapter import add_adapter
+    from finery.model.load import load_model
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with console.busy(f"loading {config.model}"):
+        model, about = load_model(config)
+        model = add_adapter(model, config)
+    for text in about["notes"]:
+        console.line(text)
+    return model, about
+
+
+def keep_environment(
+    config: Config, run: Run, console: Console, prepared: Prepared, about: dict[str, Any], resumed: bool
+) -> None:
+    """Write down what the run depends on, or say what is no longer as it was when it started."""
+    from finery.train.environment import differences, environment
+
+    facts = environment(config.model, about)
+    if not resumed:
+        write_json(run.environment_file, {**facts, "rendering": rendering(prepared)})
+        return
+    for text in differences(run.environment, facts):
+        console.line(f"not as at the start: {text}; the weights may differ in their last bits", "yellow")
 
 
 def rendering(prepared: Prepared) -> dict[str, Any]:
@@ -110,28 +107,12 @@ def rendering(prepared: Prepared) -> dict[str, Any]:
     return {"stop_ids": [int(i) for i in renderer.stop_ids], "thinking": renderer.mode_seen}
 
 
-def answerer(config: Config, prepared: Prepared, model: torch.nn.Module, tokenizer: Any) -> Callable[[Job], None]:
-    """What puts the model's answers to the fixed questions into samples.jsonl."""
-    from finery.evaluate.samples import answer_questions
-
-    renderer = prepared.renderer
-    questions = fixed_questions(config, prepared) if renderer is not None else []
-
-    def answer(job: Job) -> None:
-        if renderer is None or not questions:
-            return
-        with job.console.busy("answering the fixed questions"):
-            answers = answer_questions(model, tokenizer, renderer, questions)
-        for messages, text in zip(questions, answers, strict=True):
-            job.run.sample(step=job.step, question=messages[-1].content, answer=text)
-
-    return answer
-
-
 def fixed_questions(config: Config, prepared: Prepared) -> list[list[Message]]:
     """The user's questions, or the first turns of held-out rows."""
     from finery.types import Message
 
+    if prepared.renderer is None:  # raw text: there is no template to ask with
+        return []
     if config.questions:
         return [[Message("user", text)] for text in config.questions]
     found = []

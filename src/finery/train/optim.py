@@ -16,7 +16,7 @@ def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def make_optimizer(model: torch.nn.Module, config: Config, learning_rate: float) -> torch.optim.Optimizer:
+def make_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer:
     """AdamW. Weight decay is for matrices; biases, norms and other vectors are left alone."""
     import torch
 
@@ -28,7 +28,7 @@ def make_optimizer(model: torch.nn.Module, config: Config, learning_rate: float)
     chosen = config.optimizer
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=learning_rate,
+        lr=0.0,  # set before each step
         betas=(chosen.beta1, chosen.beta2),
         eps=chosen.epsilon,
     )
@@ -39,7 +39,7 @@ def warmup_steps(warmup: float, steps: int) -> int:
     return int(warmup) if warmup >= 1 else round(warmup * steps)
 
 
-def learning_rate_of(config: Config, peak: float, steps: int) -> Callable[[int], float]:
+def learning_rate_of(config: Config, steps: int) -> Callable[[int], float]:
     """Learning rate of optimizer step 0, 1, ... `steps` - 1, by transformers' schedules.
 
     They give step 0 of a warm-up a rate of zero, an update that changes nothing: ours begin one step later.
@@ -47,6 +47,8 @@ def learning_rate_of(config: Config, peak: float, steps: int) -> Callable[[int],
     import torch
     from transformers import get_scheduler
 
+    peak = config.learning_rate
+    assert peak is not None  # settled for the adapter
     warmup = warmup_steps(config.warmup, steps)
     probe = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
     shift = 1 if warmup else 0
@@ -55,9 +57,3 @@ def learning_rate_of(config: Config, peak: float, steps: int) -> Callable[[int],
     )
     factor = schedule.lr_lambdas[0]
     return lambda step: peak * factor(step + shift)
-
-
-def every(setting: float | None, steps: int, default_share: float) -> int:
-    """A setting such as `save_every` in steps: a number of steps, or below 1 a share of the run."""
-    value = default_share if setting is None else setting
-    return max(1, round(value * steps)) if value < 1 else int(value)

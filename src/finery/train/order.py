@@ -5,8 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from finery.config.schema import Config
+    from finery.data.prepare import Prepared
+
+QUARTER = 0.25  # of the run: how often it evaluates and saves where the settings don't say
+
+
+class Plan(NamedTuple):
+    """What the settings mean in steps, for `check` and for the run itself."""
+
+    order: Order
+    steps: int
+    evaluate_every: int  # 0: never
+    save_every: int
+
+
+def plan(config: Config, prepared: Prepared) -> Plan:
+    """The plan of a run over these rows."""
+    order = Order(prepared.source_of_row, prepared.weights, config.batch_size, config.seed)
+    steps = order.total_steps(config.epochs, config.max_steps)
+    watched = bool(prepared.validation or config.questions)
+    return Plan(order, steps, every(config.evaluate_every, steps) if watched else 0, every(config.save_every, steps))
+
+
+def every(setting: float | None, steps: int) -> int:
+    """A setting such as `save_every` in steps: a number of steps, or below 1 a share of the run."""
+    value = QUARTER if setting is None else setting
+    return max(1, round(value * steps)) if value < 1 else int(value)
 
 
 class Order:

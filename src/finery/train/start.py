@@ -100,14 +100,14 @@ def go_on(
 def follow(job: Job, tokenizer: Any, stop: Stop) -> None:
     """Run the loop, then write the final weights or say why it stopped early."""
     from finery.train.finish import save_final
-    from finery.train.loop import rows_met, run_loop
+    from finery.train.loop import rows_met, run_loop, save_checkpoint
 
     run, console = job.run, job.console
     with console.training(job.step, job.steps):
         reason = run_loop(job, lambda: stop.why or ("`finery stop`" if run.stop_requested() else ""))
     if reason:
         if job.step and (not run.checkpoints() or step_of(run.checkpoints()[-1]) != job.step):
-            job.save(job)
+            save_checkpoint(job)
         run.event("stop", step=job.step, steps=job.steps, why=reason)
         hint = (
             f"go on with `finery resume {run.folder}`" if job.step else f"start it again with `finery train {run.config_file}`"
