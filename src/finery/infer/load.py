@@ -51,7 +51,7 @@ def load_speaker(target: str, compare: bool = False) -> Speaker:
 def load_run(run: Run, compare: bool) -> Speaker:
     """The final weights of a run, with the template, stop tokens and thinking modes that it was trained with."""
     from finery.model.adapter import load_adapter
-    from finery.model.load import load_model, load_tokenizer, model_limit
+    from finery.model.load import load_model, load_tokenizer, model_limit, refuse_other_base
 
     if not run.finished:
         status = run.status()
@@ -60,7 +60,7 @@ def load_run(run: Run, compare: bool) -> Speaker:
     final, config = str(run.final_folder), run.config
     full = config.adapter.type == "full"
     if not full or compare:
-        refuse_other_base(run)
+        refuse_other_base(config.model, run.environment, "put the old model back")
     tokenizer = load_saved_tokenizer(final)
     rendering = run.environment.get("rendering", {})
     renderer, notes = rendered_by(tokenizer, rendering.get("stop_ids") or load_tokenizer(config.model)[1])
@@ -79,19 +79,6 @@ def rendered_by(tokenizer: Any, stop_ids: list[int]) -> tuple[Renderer, list[str
     if tokenizer.chat_template:
         return Renderer(tokenizer, stop_ids), []
     return Renderer(tokenizer, stop_ids, template="chatml"), [NO_TEMPLATE]
-
-
-def refuse_other_base(run: Run) -> None:
-    """ModelError where the base is not the one that was trained on: an adapter says nothing on other weights."""
-    from finery.model.load import fingerprint
-
-    was = run.environment.get("base", {}).get("fingerprint")
-    if was is not None and fingerprint(run.config.model) != was:
-        raise ModelError(
-            f"the base model {run.config.model} is not the one that the run was trained on (its fingerprint differs)",
-            str(run.environment_file),
-            "put the old model back",
-        )
 
 
 def load_saved_tokenizer(final: str) -> Any:

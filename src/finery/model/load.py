@@ -118,6 +118,13 @@ def fingerprint(model: str) -> dict[str, Any]:
     return {"files": {path.name: path.stat().st_size for path in files}, "sha256_sampled": digest.hexdigest()}
 
 
+def refuse_other_base(model: str, environment: dict[str, Any], way_out: str) -> None:
+    """ModelError unless the base is the one that a run's environment.json names: an adapter says nothing on other weights."""
+    was = environment.get("base", {}).get("fingerprint")
+    if was is not None and fingerprint(model) != was:
+        raise ModelError("the base model is not the one that the run began with (its fingerprint differs)", model, way_out)
+
+
 # --- device and number format --------------------------------------------------------------------------------------------
 
 

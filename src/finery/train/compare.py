@@ -43,16 +43,3 @@ def same_data(old: dict[str, Any], prepared: Prepared, run: Run) -> None:
             str(run.ledger_file),
             "put the old file back, or train a new run with another `output`",
         )
-
-
-def same_base(run: Run, config: Config) -> None:
-    """RunError unless the base model is the one that the run began with."""
-    from finery.model.load import fingerprint
-
-    was = run.environment.get("base", {}).get("fingerprint")
-    if was is not None and fingerprint(config.model) != was:
-        raise RunError(
-            f"the base model {config.model} is not the one that the run began with (its fingerprint differs)",
-            str(run.environment_file),
-            "put the old model back, or train a new run with another `output`",
-        )

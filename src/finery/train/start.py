@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finery.errors import FineryError, RunError
 from finery.run import Run, new_run, open_run, read_json, step_of, write_json, write_text
-from finery.train.compare import changed_settings, same_base, same_data
+from finery.train.compare import changed_settings, same_data
 from finery.train.progress import Console
 from finery.train.settle import settle
 from finery.train.signals import Stop, listening
@@ -44,6 +44,7 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), console: Console |
     RunError where there is no checkpoint, or the data, the base model or a setting that decides the weights has changed.
     """
     from finery.config.load import config_from_dict, dump_config, load_config
+    from finery.model.load import refuse_other_base
     from finery.train.checkpoint import read_state
 
     console = console or Console()
@@ -60,7 +61,7 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), console: Console |
         changed = changed_settings(before, config, run)
         tokenizer, prepared = read_data(config, console)
         same_data(read_json(run.ledger_file), prepared, run)
-        same_base(run, config)
+        refuse_other_base(config.model, run.environment, "put the old model back, or train a new run with another `output`")
         console.log_file = run.log_file  # from here on the run is written; what is refused above leaves it as it was
         for text in changed:
             console.line(f"changed: {text}", "yellow")
