@@ -56,16 +56,19 @@ def look() -> dict[str, Any]:
 
 
 def devices() -> tuple[str, str]:
-    """The device that `device: auto` takes, and the number format that `dtype: auto` takes there."""
+    """The device and the number format that a run takes by itself."""
     import torch
 
-    if torch.cuda.is_available():
+    from finery.config.schema import Config, Source
+    from finery.model.load import choose
+
+    _, _, about = choose(Config(model="none", data=[Source(path="none")]))
+    if about["device"] == "cuda":
         properties = torch.cuda.get_device_properties(0)
-        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {torch.cuda.device_count()} of them", dtype
-    if torch.backends.mps.is_available():
-        return "Apple GPU (mps)", "float32"
-    return f"CPU, {torch.get_num_threads()} threads", "float32"
+        name = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {torch.cuda.device_count()} of them"
+    else:
+        name = f"CPU, {torch.get_num_threads()} threads"
+    return name, about["dtype"]
 
 
 def memory_bytes() -> int:
